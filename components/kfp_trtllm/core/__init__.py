@@ -1,0 +1,1 @@
+"""The nouns that components share. Nothing here imports a component, nor kfp."""

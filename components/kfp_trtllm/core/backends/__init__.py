@@ -1,0 +1,14 @@
+"""Backends, by name. To add one: a module with one class that implements `base.Backend`, and its line here."""
+
+from kfp_trtllm.core.backends.base import Backend
+from kfp_trtllm.core.plugins import load
+
+BACKENDS = {
+    "onnxruntime": "kfp_trtllm.core.backends.onnxruntime:OnnxRuntime",
+}
+
+
+def get(name: str) -> Backend:
+    """The backend of that name; InvalidSpec with the nearest match when there is none."""
+    backend: Backend = load("backend", name, BACKENDS)()
+    return backend

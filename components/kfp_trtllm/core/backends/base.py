@@ -1,0 +1,196 @@
+"""What a backend must do. A backend is one module with one class; add its line to the table in `__init__.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kfp_trtllm.errors import StoreError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One tensor of a checkpoint, as its safetensors header tells it: no weights are read."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What to plan for. Sizes are in tokens and requests; `gpu_kind` is "" on a CPU."""
+
+    variant: str
+    max_batch_size: int
+    max_input_len: int
+    max_seq_len: int
+    tp_size: int = 1
+    pp_size: int = 1
+    gpu_kind: str = ""
+    memory_limit_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes per process (per GPU, or of the machine for a CPU backend)."""
+
+    weights: int
+    kv_cache: int
+    activations: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts."""
+        return self.weights + self.kv_cache + self.activations + self.workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """A build, decided: what plan_build leaves and build_engine does.
+
+    Attributes:
+        backend: Name in core.backends.
+        variant: Precision.
+        checkpoint: Digest of the checkpoint's manifest.
+        engine_key: Key in the store's index: same key, same engine.
+        max_batch_size: Requests at once.
+        max_input_len: Longest prompt in tokens.
+        max_seq_len: Longest prompt plus answer in tokens.
+        tp_size: Tensor parallel ranks.
+        pp_size: Pipeline parallel ranks.
+        memory: What it will need.
+        options: The build options, normalized, in the tool's own names.
+        versions: Tools that the key depends on, by name.
+    """
+
+    backend: str
+    variant: str
+    checkpoint: str
+    engine_key: str
+    max_batch_size: int
+    max_input_len: int
+    max_seq_len: int
+    tp_size: int
+    pp_size: int
+    memory: Memory
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, path: str | Path) -> None:
+        """Writes the plan as JSON."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: str | Path) -> BuildPlan:
+        """Reads what `write` wrote; StoreError when it is something else."""
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**{**document, "memory": Memory(**document["memory"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{path} is not a build plan ({type(error).__name__}: {error}).") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to choose tokens. Greedy with `temperature` 0 (or `top_k` 1)."""
+
+    max_tokens: int = 16
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """An answer. `token_seconds` are the times at which tokens came, from the request's start."""
+
+    text: str
+    finish_reason: str
+    input_tokens: int
+    output_tokens: int
+    token_seconds: tuple[float, ...] = ()
+
+
+class TextModel(Protocol):
+    """A loaded engine (or a reference model), for evaluation and benchmarks."""
+
+    max_seq_len: int
+    max_batch_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, without special tokens added."""
+
+    @property
+    def prefix_token(self) -> int:
+        """The token that stands for an empty context (beginning or end of text)."""
+
+    def render_chat(self, turns: Sequence[Mapping[str, str]]) -> str:
+        """The prompt for chat turns ({"role", "content"}), by the model's own chat template."""
+
+    def loglikelihood(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
+        """For each (context, continuation) in tokens: the sum of log-probabilities, and whether greedy would say it."""
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generated]:
+        """Answers, in order; up to `max_batch_size` prompts run together."""
+
+    def close(self) -> None:
+        """Frees memory and threads."""
+
+
+class Backend(Protocol):
+    """A way to execute models."""
+
+    name: str
+
+    def variants(self) -> Mapping[str, str]:
+        """Precisions that this backend builds, each with a sentence for people."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the tools that an engine depends on."""
+
+    def plan(
+        self, config: Mapping[str, Any], tensors: Sequence[Tensor], request: PlanRequest
+    ) -> tuple[Memory, dict[str, Any]]:
+        """Memory and normalized build options.
+
+        Raises:
+            InvalidSpec: The architecture, the variant or the sizes can't work; says what would.
+        """
+
+    def convert(self, variant: str, checkpoint: Path, output: Path) -> bool:
+        """Writes the checkpoint that `build` wants; False when it wants the fetched one as it is."""
+
+    def build(
+        self, plan: BuildPlan, checkpoint: Path, output: Path, *, log: Path, on_progress: Callable[[float, float], None]
+    ) -> None:
+        """Builds the engine into `output` and checks what the tool left.
+
+        Args:
+            plan: The plan.
+            checkpoint: Folder to read only.
+            output: New folder to write.
+            log: File for the tool's log.
+            on_progress: Called with (done, total) as it goes.
+        """
+
+    def load(self, engine: Path, plan_facts: Mapping[str, Any]) -> TextModel:
+        """Loads an engine folder for evaluation, with the limits that its facts name."""
+
+    def adapter(self) -> str:
+        """Name of the module in core.serving that executes this backend's engines inside Triton."""

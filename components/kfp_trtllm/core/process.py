@@ -1,0 +1,79 @@
+"""Run a tool: its log kept and shown at its end, its progress followed, no orphan left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from kfp_trtllm.errors import BuildFailed, KfpTrtllmError, tail
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(signum: int = signal.SIGTERM) -> None:
+    """Asks Linux to signal this process when its parent dies, so that a killed run leaves no step running."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
+def run_tool(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    error: type[KfpTrtllmError] = BuildFailed,
+) -> str:
+    """Runs a tool to its end and returns its output (stdout and stderr as they came).
+
+    Args:
+        argv: The command; never through a shell.
+        log: File that receives the output as it comes.
+        env: Variables added to this process's environment.
+        cwd: Working folder of the tool.
+        on_line: Called with each line (also those ended by a carriage return, as progress bars write them).
+        error: Raised when the status is not 0; names the command, its status and the end of its log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        )
+    except OSError as problem:
+        raise error(f"can't start {argv[0]}: {problem.strerror}.") from None
+    assert process.stdout is not None
+    kept: list[bytes] = []
+    line = b""
+    try:
+        with log.open("wb") as sink:
+            while chunk := os.read(process.stdout.fileno(), 65536):
+                sink.write(chunk)
+                sink.flush()
+                kept.append(chunk)
+                if on_line is not None:
+                    *lines, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
+                    for entry in lines:
+                        on_line(entry.decode(errors="replace"))
+        status = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    output = b"".join(kept).decode(errors="replace")
+    if status != 0:
+        how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        raise error(f"{shlex.join(argv)} {how}; the end of its log:\n{tail(output)}")
+    return output
