@@ -67,7 +67,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """"sha256:" and the digest of the canonical JSON: the manifest's name in the store."""
+        """ "sha256:" and the digest of the canonical JSON: the manifest's name in the store."""
         return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def file(self, path: str) -> File:
@@ -83,7 +83,9 @@ class Manifest:
         try:
             return facts_class(**{key: value for key, value in self.facts.items() if key in names})
         except TypeError as error:
-            raise StoreError(f"the {self.kind} manifest lacks facts that {facts_class.__name__} needs: {error}.") from None
+            raise StoreError(
+                f"the {self.kind} manifest lacks facts that {facts_class.__name__} needs: {error}."
+            ) from None
 
     def to_json(self) -> str:
         """Canonical JSON: the same manifest gives the same bytes."""

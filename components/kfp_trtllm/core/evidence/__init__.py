@@ -1,1 +1,1 @@
-
+"""Statistics that decide: counts or scores in, a verdict with its numbers out. Pure, and in stdlib math."""

@@ -1,6 +1,6 @@
 """Targets, by name. To add one: a module with one class that implements `base.Target`, and its line here."""
 
-from kfp_trtllm.core.plugins import load
+from kfp_trtllm.core import plugins
 from kfp_trtllm.core.targets.base import Target
 
 TARGETS = {
@@ -8,7 +8,12 @@ TARGETS = {
 }
 
 
+def check(name: str) -> None:
+    """InvalidSpec with the nearest match unless there is such a target."""
+    plugins.check("target", name, TARGETS)
+
+
 def get(name: str) -> Target:
     """The target of that name; InvalidSpec with the nearest match when there is none."""
-    target: Target = load("target", name, TARGETS)()
+    target: Target = plugins.load("target", name, TARGETS)()
     return target

@@ -1,0 +1,1 @@
+"""The component benchmark_engine: see `component.py` for its contract."""

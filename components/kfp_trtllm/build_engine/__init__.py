@@ -1,0 +1,1 @@
+"""The component build_engine: see `component.py` for its contract."""

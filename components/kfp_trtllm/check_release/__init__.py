@@ -1,0 +1,1 @@
+"""The component check_release: see `component.py` for its contract."""

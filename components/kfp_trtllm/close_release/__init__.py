@@ -1,0 +1,1 @@
+"""The component close_release: see `component.py` for its contract."""

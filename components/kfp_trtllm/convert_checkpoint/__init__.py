@@ -1,0 +1,1 @@
+"""The component convert_checkpoint: see `component.py` for its contract."""

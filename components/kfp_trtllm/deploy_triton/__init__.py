@@ -1,0 +1,1 @@
+"""The component deploy_triton: see `component.py` for its contract."""

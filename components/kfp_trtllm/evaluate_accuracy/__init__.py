@@ -1,0 +1,1 @@
+"""The component evaluate_accuracy: see `component.py` for its contract."""

@@ -1,0 +1,1 @@
+"""The component fetch_model: see `component.py` for its contract."""

@@ -1,0 +1,1 @@
+"""The component package_repository: see `component.py` for its contract."""

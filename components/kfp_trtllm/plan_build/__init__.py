@@ -1,0 +1,1 @@
+"""The component plan_build: see `component.py` for its contract."""

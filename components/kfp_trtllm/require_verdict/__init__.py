@@ -1,0 +1,1 @@
+"""The component require_verdict: see `component.py` for its contract."""

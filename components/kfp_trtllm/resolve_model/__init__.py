@@ -1,0 +1,1 @@
+"""The component resolve_model: see `component.py` for its contract."""

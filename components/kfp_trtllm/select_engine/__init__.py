@@ -1,0 +1,1 @@
+"""The component select_engine: see `component.py` for its contract."""

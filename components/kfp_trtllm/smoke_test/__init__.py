@@ -1,0 +1,1 @@
+"""The component smoke_test: see `component.py` for its contract."""
