@@ -1,0 +1,123 @@
+"""Compares an engine with the checkpoint that it was built from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kfp_trtllm.core import backends, keys
+from kfp_trtllm.core.backends.base import TextModel
+from kfp_trtllm.core.manifest import EngineFacts, Manifest
+from kfp_trtllm.core.step import fact, note, progress
+from kfp_trtllm.core.store import open_store
+from kfp_trtllm.core.store.base import Store
+from kfp_trtllm.errors import StoreError
+from kfp_trtllm.evaluate_accuracy.spec import AccuracyEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Outputs of evaluate_accuracy."""
+
+    verdict: str
+    reason: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def run(
+    spec: AccuracyEvaluation, *, checkpoint: Path, engine: Path, evaluation: Path, report: Path | None = None
+) -> Evaluated:
+    """Asks the checkpoint and the engine the same items and tests whether the engine is no worse by the margin."""
+    candidate = Manifest.read(engine)
+    facts = candidate.facts_as(EngineFacts)
+    if not spec.accuracy_gate:
+        return _finish({"verdict": "skipped", "reason": "accuracy_gate is off"}, evaluation, report)
+    from kfp_trtllm.core.evaluation.compare import compare
+    from kfp_trtllm.core.evaluation.reference import TransformersModel
+
+    reference = Manifest.read(checkpoint)
+    store = open_store(spec.store)
+
+    def load_reference(folder: Path) -> TextModel:
+        return TransformersModel(folder, max_batch_size=16)
+
+    def load_engine(folder: Path) -> TextModel:
+        return backends.get(facts.backend).load(folder, candidate.facts)
+
+    before = _evaluate(spec, store, reference, "checkpoint", load_reference)
+    after = _evaluate(spec, store, candidate, facts.variant, load_engine)
+    comparison = compare(
+        before,
+        after,
+        model=facts.name,
+        reference_name="checkpoint",
+        candidate_name=facts.variant,
+        margin=spec.accuracy_margin,
+        alpha=spec.accuracy_alpha,
+    )
+    return _finish(comparison, evaluation, report)
+
+
+def _evaluate(spec: AccuracyEvaluation, store: Store, manifest: Manifest, name: str, load: Any) -> Any:
+    """A model's answers, from the store where they were given before."""
+    from kfp_trtllm.core.evaluation.harness import evaluate
+    from kfp_trtllm.core.evaluation.results import Evaluation
+    from kfp_trtllm.core.evaluation.tasks import fingerprint
+
+    key = keys.key(
+        manifest=manifest.digest,
+        tasks=list(spec.accuracy_tasks),
+        content=fingerprint(),
+        limit=spec.accuracy_limit,
+        seed=spec.seed,
+    )
+    with store.lock(f"evaluation-{key}"):
+        known = store.get_document("evaluation", key)
+        if known is not None:
+            try:
+                found = Evaluation.from_json(known)
+            except StoreError:
+                pass  # an older form: ask again
+            else:
+                note(f"{name} was evaluated before: {found.score:.3f} over {len(found.items)} items")
+                return found
+        with store.folder(store.get(manifest.digest)) as folder, progress(f"Evaluating {name}", 0, "items") as bar:
+            model = load(folder)
+            try:
+                done = evaluate(
+                    model,
+                    tasks=spec.accuracy_tasks,
+                    limit=spec.accuracy_limit or None,
+                    seed=spec.seed,
+                    on_progress=lambda count, total: bar.update(count, total),
+                )
+            finally:
+                model.close()
+        note(f"{name} scores {done.score:.3f} over {len(done.items)} items, in {done.seconds:.0f} s")
+        store.put_document("evaluation", key, done.to_json())
+    return done
+
+
+def _finish(comparison: dict[str, Any], evaluation: Path, report: Path | None) -> Evaluated:
+    for path in (evaluation, report):
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(evaluation).write_text(json.dumps(comparison, indent=1) + "\n", encoding="utf-8")
+    metrics: dict[str, float] = {}
+    overall = comparison.get("overall")
+    if overall:
+        names = ("reference", "candidate", "difference", "lower_bound", "smallest_detectable_drop", "n")
+        metrics = {name: round(float(overall[name]), 6) for name in names}
+    if report is not None:
+        from kfp_trtllm.core.report.accuracy import accuracy_html
+
+        skipped = f"<!doctype html><title>Accuracy</title><p>{comparison['reason']}</p>"
+        Path(report).write_text(accuracy_html(comparison) if overall else skipped, encoding="utf-8")
+    note(f"accuracy {comparison['verdict']}: {comparison['reason']}")
+    if overall:
+        fact(result=f"{overall['candidate']:.3f} (checkpoint {overall['reference']:.3f})")
+    else:
+        fact(result="skipped")
+    return Evaluated(verdict=comparison["verdict"], reason=comparison["reason"], metrics=metrics)

@@ -1,0 +1,178 @@
+"""The model that Triton's Python backend runs: `from serving.triton import TritonPythonModel` in model.py.
+
+Responses go out through response senders, in the decoupled mode and in the other one, so `execute` returns at once
+and all requests meet in the engine. Neither prompts nor answers are logged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from .engine import SETTINGS, EngineFailed, Handle, Settings
+from .schema import INPUTS, OUTPUTS, Request, RequestError, check_names
+from .service import Piece, Service
+
+_POLL_SECONDS = 0.05  # how often each request is asked whether its client has gone
+_DRAIN_SECONDS = 20.0  # for requests under way when Triton unloads the model
+_DTYPES = {"STRING": np.object_, "INT32": np.int32}
+
+
+class TritonPythonModel:
+    """Triton's interface: initialize, execute, finalize."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the engine beside model.py; what it raises, Triton shows as the reason why the model is not ready."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._decoupled = bool(
+            json.loads(args["model_config"]).get("model_transaction_policy", {}).get("decoupled", False)
+        )
+        self._name = f"{args['model_name']} version {args['model_version']}"
+        self._service = Service(folder / "engine", Settings.read(folder / SETTINGS))
+        self._responder = Responder(self._name, self._service)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Takes requests; their answers come later."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                check_names(json.loads(request.parameters() or "{}"))
+                fields = Request(**_read(request))
+                if fields.stream and not self._decoupled:
+                    raise RequestError("stream must be false: this model was packaged with decoupled false.")
+                self._responder.take(fields, sender)
+            except (RequestError, EngineFailed) as error:
+                _send_error(sender, str(error))
+            except Exception as error:
+                _send_error(sender, f"the request can't be read ({type(error).__name__}).")
+
+    def finalize(self) -> None:
+        """Gives requests under way time to end, then ends all threads."""
+        self._service.close(_DRAIN_SECONDS)
+        self._responder.close()
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(self._service.engine.counters().items()))
+        pb_utils.Logger.log_info(f"{self._name} unloaded: {counts}")
+
+
+class Responder:
+    """Sends pieces on a thread of its own, so that the engine's next step does not wait for Triton.
+
+    The same thread asks Triton whether clients have gone, and cancels their requests.
+    """
+
+    def __init__(self, name: str, service: Service) -> None:
+        self._name = name
+        self._service = service
+        self._pieces: queue.SimpleQueue[tuple[int, Piece] | None] = queue.SimpleQueue()
+        self._open: dict[int, tuple[Any, Handle]] = {}
+        self._lock = threading.Lock()
+        self._next = 0
+        self._thread = threading.Thread(target=self._loop, name="responder", daemon=True)
+        self._thread.start()
+
+    def take(self, request: Request, sender: Any) -> None:
+        """Submits a request whose answer goes to a sender."""
+        with self._lock:  # the responder looks a request up only after it is noted here
+            key = self._next
+            self._next += 1
+            handle = self._service.submit(request, lambda piece: self._pieces.put((key, piece)))
+            self._open[key] = (sender, handle)
+
+    def close(self) -> None:
+        """Sends what is left and ends the thread."""
+        self._pieces.put(None)
+        self._thread.join()
+
+    def _loop(self) -> None:
+        polled = time.monotonic()
+        while True:
+            try:
+                item = self._pieces.get(timeout=_POLL_SECONDS if self._open else None)
+            except queue.Empty:
+                pass
+            else:
+                if item is None:
+                    return
+                self._send(*item)
+            if time.monotonic() - polled >= _POLL_SECONDS:
+                self._drop_gone()
+                polled = time.monotonic()
+            if self._service.engine.failure and not self._open and self._pieces.empty():
+                self._give_up()
+
+    def _send(self, key: int, piece: Piece) -> None:
+        with self._lock:
+            sender, handle = self._open[key]
+            if piece.last:
+                del self._open[key]
+        try:
+            if piece.error:
+                _send_error(sender, piece.error)
+            else:
+                flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if piece.last else 0
+                sender.send(_response(piece), flags=flags)
+        except Exception as error:
+            # A response that Triton no longer takes ends that request, and nothing else.
+            handle.cancel()
+            pb_utils.Logger.log_warn(f"{self._name}: a response could not be sent ({type(error).__name__}).")
+
+    def _drop_gone(self) -> None:
+        with self._lock:
+            under_way = list(self._open.values())
+        for sender, handle in under_way:
+            if sender.is_cancelled():
+                handle.cancel()
+
+    def _give_up(self) -> None:
+        """Ends the process: Triton then reports the failure and starts the model anew with the next request."""
+        pb_utils.Logger.log_error(f"{self._name}: {self._service.engine.failure} The process ends.")
+        os._exit(1)
+
+
+def _read(request: Any) -> dict[str, Any]:
+    """The request's fields, in Python's types; those that it leaves out are not there."""
+    fields: dict[str, Any] = {}
+    for field in INPUTS:
+        tensor = pb_utils.get_input_tensor_by_name(request, field.name)
+        if tensor is None:
+            continue
+        values = tensor.as_numpy().ravel().tolist()
+        if field.datatype == "STRING":
+            try:
+                values = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+            except UnicodeDecodeError:
+                raise RequestError(f"{field.name} must be UTF-8.") from None
+        if field.many:
+            fields[field.name] = tuple(values)
+        elif len(values) == 1:
+            fields[field.name] = values[0]
+        else:
+            raise RequestError(f"{field.name} must be one value, but got {len(values)}.")
+    return fields
+
+
+def _response(piece: Piece) -> Any:
+    values = {
+        "text_output": piece.text.encode(),
+        "finish_reason": piece.finish_reason.encode(),
+        "input_tokens": piece.input_tokens,
+        "output_tokens": piece.output_tokens,
+    }
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor(field.name, np.array([values[field.name]], _DTYPES[field.datatype])) for field in OUTPUTS]
+    )
+
+
+def _send_error(sender: Any, message: str) -> None:
+    sender.send(
+        pb_utils.InferenceResponse(error=pb_utils.TritonError(message)),
+        flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+    )
