@@ -1,7 +1,5 @@
 """The component benchmark_engine: its contract with KFP."""
 
-from typing import List
-
 from kfp import dsl
 
 from kfp_trtllm import _image
@@ -14,7 +12,7 @@ def benchmark_engine(
     benchmark: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
-    benchmark_concurrency: List[int] = [1, 8],
+    benchmark_concurrency: list[int] = [1, 8],
     benchmark_max_tokens: int = 32,
 ) -> None:
     """Measures how fast an engine is, without a server.
@@ -32,9 +30,9 @@ def benchmark_engine(
         metrics: The same for the UI.
         report: Plots over concurrency.
     """
-    from kfp_trtllm.core.step import step
     from kfp_trtllm.benchmark_engine.run import run
     from kfp_trtllm.benchmark_engine.spec import Benchmark
+    from kfp_trtllm.core.step import step
 
     with step("benchmark_engine"):
         done = run(

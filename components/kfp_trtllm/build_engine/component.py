@@ -24,9 +24,9 @@ def build_engine(
     Returns:
         engine: Manifest of the engine.
     """
-    from kfp_trtllm.core.step import step
     from kfp_trtllm.build_engine.run import run
     from kfp_trtllm.build_engine.spec import EngineBuild
+    from kfp_trtllm.core.step import step
 
     with step("build_engine"):
         run(EngineBuild(store=store), checkpoint=checkpoint.path, plan=plan.path, engine=engine.path)

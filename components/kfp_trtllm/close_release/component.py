@@ -26,9 +26,9 @@ def close_release(
     Returns:
         summary: How the release ended and what serves now.
     """
-    from kfp_trtllm.core.step import step
     from kfp_trtllm.close_release.run import run
     from kfp_trtllm.close_release.spec import Closing
+    from kfp_trtllm.core.step import step
 
     with step("close_release"):
         run(

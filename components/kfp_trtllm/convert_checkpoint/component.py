@@ -24,9 +24,9 @@ def convert_checkpoint(
     Returns:
         converted: Manifest of the checkpoint to build from.
     """
-    from kfp_trtllm.core.step import step
     from kfp_trtllm.convert_checkpoint.run import run
     from kfp_trtllm.convert_checkpoint.spec import Conversion
+    from kfp_trtllm.core.step import step
 
     with step("convert_checkpoint"):
         run(Conversion(store=store), checkpoint=checkpoint.path, plan=plan.path, converted=converted.path)

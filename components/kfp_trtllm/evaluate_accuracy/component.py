@@ -1,6 +1,6 @@
 """The component evaluate_accuracy: its contract with KFP."""
 
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 from kfp import dsl
 
@@ -16,7 +16,7 @@ def evaluate_accuracy(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     accuracy_gate: bool = True,
-    accuracy_tasks: List[str] = ["kfp_core"],
+    accuracy_tasks: list[str] = ["kfp_core"],
     accuracy_limit: int = 0,
     accuracy_margin: float = 0.05,
     accuracy_alpha: float = 0.05,

@@ -1,6 +1,6 @@
 """The component roll_out_canary: its contract with KFP."""
 
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 from kfp import dsl
 
@@ -16,7 +16,7 @@ def roll_out_canary(
     metrics: dsl.Output[dsl.Metrics],
     target: str = "local",
     run_id: str = "",
-    rollout_steps: List[int] = [10, 50, 100],
+    rollout_steps: list[int] = [10, 50, 100],
     rollout_alpha: float = 0.05,
     rollout_margin: float = 1.5,
     max_error_rate: float = 0.02,
@@ -25,7 +25,7 @@ def roll_out_canary(
     slo_itl_ms: float = 0.0,
     min_step_requests: int = 20,
     rollout_deadline_seconds: int = 900,
-    probe_prompts: List[str] = [],
+    probe_prompts: list[str] = [],
     probe_max_tokens: int = 12,
     probe_timeout_seconds: float = 30.0,
 ) -> NamedTuple("Outputs", [("verdict", str), ("reason", str)]):

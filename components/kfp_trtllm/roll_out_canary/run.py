@@ -217,14 +217,10 @@ class _Trial:
                 self.saved["served"][answer.served_by] = self.saved["served"].get(answer.served_by, 0) + 1
         self.evidence = self.evidence.update(self._count(pairs))
         counters = self.target.observe(self.canary)
-        health = Health(
-            alive=counters.alive, restarts=counters.restarts, wrong_revision=self.saved["wrong_revision"]
-        )
+        health = Health(alive=counters.alive, restarts=counters.restarts, wrong_revision=self.saved["wrong_revision"])
         seconds = self._seconds()
         final = self.saved["step"] == len(self.spec.rollout_steps) - 1
-        decision = decide(
-            self.evidence, self.policy, elapsed_seconds=seconds, final_step=final, health=health
-        )
+        decision = decide(self.evidence, self.policy, elapsed_seconds=seconds, final_step=final, health=health)
         if health.problem:
             self.saved["guards"].append(health.problem)
         self.saved["rows"] = [row.to_json() for row in decision.rows]

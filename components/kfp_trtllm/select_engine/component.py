@@ -1,6 +1,6 @@
 """The component select_engine: its contract with KFP."""
 
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 from kfp import dsl
 
@@ -9,9 +9,9 @@ from kfp_trtllm import _image
 
 @dsl.component(base_image=_image.CPU, install_kfp_package=False)
 def select_engine(
-    engines: dsl.Input[List[dsl.Model]],
-    evaluations: dsl.Input[List[dsl.Artifact]],
-    benchmarks: dsl.Input[List[dsl.Artifact]],
+    engines: dsl.Input[list[dsl.Model]],
+    evaluations: dsl.Input[list[dsl.Artifact]],
+    benchmarks: dsl.Input[list[dsl.Artifact]],
     store: str,
     engine: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],

@@ -76,7 +76,9 @@ def _row(engine: Path, evaluation: Path, benchmark: Path) -> dict[str, Any]:
         "name": facts.name,
         "variant": facts.variant,
         "accuracy": overall["candidate"] if overall else None,
-        "accuracy_lower_bound": overall["candidate"] - overall["difference"] + overall["lower_bound"] if overall else None,
+        "accuracy_lower_bound": overall["candidate"] - overall["difference"] + overall["lower_bound"]
+        if overall
+        else None,
         "tokens_per_second": max(level["tokens_per_second"] for level in figures["levels"]),
         "size_bytes": manifest.size,
         "verdict": judged["verdict"],

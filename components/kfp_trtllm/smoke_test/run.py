@@ -106,7 +106,9 @@ def _judge(spec: SmokeTest, answer: client.Answer) -> str:
     assert not answer.error, answer.error
     assert answer.text.strip(), "the answer was empty"
     assert answer.output_tokens > 0, "no tokens were counted"
-    assert re.search(spec.smoke_expect, answer.text), f"the answer does not match {spec.smoke_expect!r}: {answer.text!r}"
+    assert re.search(spec.smoke_expect, answer.text), (
+        f"the answer does not match {spec.smoke_expect!r}: {answer.text!r}"
+    )
     shown = " ".join(answer.text.split())
     return f"{answer.output_tokens} tokens in {answer.total_seconds:.2f} s: {shown[:60]}"
 

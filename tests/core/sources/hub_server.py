@@ -94,7 +94,11 @@ def serve(hub: Hub) -> Iterator[Hub]:
                 blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
                 entry: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": blob}
                 if len(content) >= LARGE:
-                    entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 1}
+                    entry["lfs"] = {
+                        "sha256": hashlib.sha256(content).hexdigest(),
+                        "size": len(content),
+                        "pointerSize": 1,
+                    }
                 siblings.append(entry if "blobs" in urlsplit(self.path).query else {"rfilename": name})
             body = {"id": "acme/tiny", "sha": sha, "siblings": siblings, "tags": ["license:mit"], "cardData": hub.card}
             self.answer(200, json.dumps(body).encode(), Content_Type="application/json")

@@ -75,14 +75,17 @@ class OrtDecoder:
         vocabulary = self._session.get_outputs()[self._output(self._names["logits"])].shape[-1]
         self._logits = np.zeros((max(self.rows, self.chunk), vocabulary), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}
+        self.held: list[int] = []  # tokens that the reading row holds
         self._check_sharing()
 
     def prefill(self, tokens: Sequence[int], start: int) -> Logits:
         """See batching.Decoder."""
-        return self.read(tokens, start)[-1]
+        last: Logits = self.read(tokens, start)[-1]
+        return last
 
     def read(self, tokens: Sequence[int], start: int) -> Logits:
         """Like `prefill`, but with the logits behind each token, [tokens, vocabulary]."""
+        self.held[start:] = tokens
         ids = np.array([tokens], np.int64)
         return self._run(self.rows, ids, [start + len(tokens)])
 
@@ -183,7 +186,6 @@ class OnnxRuntimeEngine(ContinuousBatching):
     def __init__(self, decoder: OrtDecoder) -> None:
         super().__init__(decoder, end_tokens=decoder.end_tokens)
         self._ort = decoder
-        self._read_last: list[int] = []
 
     def logits(self, tokens: Sequence[int]) -> Logits:
         """Logits behind each token of a text, [tokens, vocabulary]."""
@@ -210,18 +212,14 @@ class OnnxRuntimeEngine(ContinuousBatching):
             texts.append(([*context, *continuation][-limit - 1 :], len(continuation)))
         results: list[tuple[float, bool]] = [(0.0, False)] * len(texts)
         # One call per text, so that requests under way go on in between.
-        known: list[int] = []
         for index in sorted(range(len(texts)), key=lambda i: texts[i][0]):
-            tokens, asked = texts[index]
-            results[index], known = self.call(_bind(self._score, tokens, asked, known)).result()
+            results[index] = self.call(_bind(self._score, *texts[index])).result()
         return results
 
-    def _score(self, tokens: list[int], asked: int, known: list[int]) -> tuple[tuple[float, bool], list[int]]:
-        """Scores the last `asked` tokens; `known` are the tokens that the reading row may still hold."""
+    def _score(self, tokens: list[int], asked: int) -> tuple[float, bool]:
+        """Scores the last `asked` tokens."""
         text, first = tokens[:-1], len(tokens) - asked - 1
-        if self._read_last is not known:  # a request has used the row since
-            known = []
-        start = min(_common(text, known), first)
+        start = min(_common(text, self._ort.held), first)
         total, greedy, place = 0.0, True, start
         for logits in self._chunks(text, start):
             rows = logits[max(first - place, 0) :]
@@ -232,8 +230,7 @@ class OnnxRuntimeEngine(ContinuousBatching):
                 norms = best[:, 0] + np.log(np.exp(rows - best).sum(axis=1, dtype=np.float64))
                 total += float((rows[np.arange(len(rows)), targets] - norms).sum())
                 greedy = greedy and bool((rows.argmax(axis=1) == targets).all())
-        self._read_last = text
-        return (total, greedy), text
+        return total, greedy
 
     def _chunks(self, tokens: Sequence[int], start: int) -> Iterator[Logits]:
         """Reads tokens from `start` on; logits of each chunk, valid until the next one."""

@@ -6,6 +6,7 @@ and all requests meet in the engine. Neither prompts nor answers are logged.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -71,20 +72,29 @@ class Responder:
     def __init__(self, name: str, service: Service) -> None:
         self._name = name
         self._service = service
-        self._pieces: queue.SimpleQueue[tuple[int, Piece] | None] = queue.SimpleQueue()
-        self._open: dict[int, tuple[Any, Handle]] = {}
+        self._pieces: queue.SimpleQueue[tuple[int, Piece | None] | None] = queue.SimpleQueue()
+        self._senders: dict[int, Any] = {}
+        self._handles: dict[int, Handle] = {}
         self._lock = threading.Lock()
-        self._next = 0
+        self._keys = itertools.count()
         self._thread = threading.Thread(target=self._loop, name="responder", daemon=True)
         self._thread.start()
 
     def take(self, request: Request, sender: Any) -> None:
         """Submits a request whose answer goes to a sender."""
-        with self._lock:  # the responder looks a request up only after it is noted here
-            key = self._next
-            self._next += 1
+        key = next(self._keys)
+        with self._lock:
+            self._senders[key] = sender
+        try:
             handle = self._service.submit(request, lambda piece: self._pieces.put((key, piece)))
-            self._open[key] = (sender, handle)
+        except BaseException:
+            with self._lock:
+                del self._senders[key]
+            raise
+        with self._lock:
+            if key in self._senders:  # else the answer is out already
+                self._handles[key] = handle
+        self._pieces.put((key, None))  # wakes the thread, which from now on asks whether the client has gone
 
     def close(self) -> None:
         """Sends what is left and ends the thread."""
@@ -95,24 +105,27 @@ class Responder:
         polled = time.monotonic()
         while True:
             try:
-                item = self._pieces.get(timeout=_POLL_SECONDS if self._open else None)
+                item = self._pieces.get(timeout=_POLL_SECONDS if self._senders else None)
             except queue.Empty:
                 pass
             else:
                 if item is None:
                     return
-                self._send(*item)
+                key, piece = item
+                if piece is not None:
+                    self._send(key, piece)
             if time.monotonic() - polled >= _POLL_SECONDS:
                 self._drop_gone()
                 polled = time.monotonic()
-            if self._service.engine.failure and not self._open and self._pieces.empty():
+            if self._service.engine.failure and not self._senders:
                 self._give_up()
 
     def _send(self, key: int, piece: Piece) -> None:
         with self._lock:
-            sender, handle = self._open[key]
+            sender, handle = self._senders[key], self._handles.get(key)
             if piece.last:
-                del self._open[key]
+                del self._senders[key]
+                self._handles.pop(key, None)
         try:
             if piece.error:
                 _send_error(sender, piece.error)
@@ -121,12 +134,13 @@ class Responder:
                 sender.send(_response(piece), flags=flags)
         except Exception as error:
             # A response that Triton no longer takes ends that request, and nothing else.
-            handle.cancel()
+            if handle is not None:
+                handle.cancel()
             pb_utils.Logger.log_warn(f"{self._name}: a response could not be sent ({type(error).__name__}).")
 
     def _drop_gone(self) -> None:
         with self._lock:
-            under_way = list(self._open.values())
+            under_way = [(self._senders[key], handle) for key, handle in self._handles.items()]
         for sender, handle in under_way:
             if sender.is_cancelled():
                 handle.cancel()

@@ -56,7 +56,10 @@ def convert(source: Path, output: Path) -> None:
         # Alone in a folder, so that transformers finds no other tokenizer or configuration beside it.
         (Path(folder) / "model.gguf").symlink_to(source.resolve())
         where = {"pretrained_model_name_or_path": folder, "gguf_file": "model.gguf", "local_files_only": True}
-        reader = gguf.GGUFReader(f"{folder}/model.gguf")
+        try:
+            reader = gguf.GGUFReader(f"{folder}/model.gguf")
+        except (ValueError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"it is no GGUF file, or damaged ({error})") from None
         config = AutoConfig.from_pretrained(**where)
         tokenizer = AutoTokenizer.from_pretrained(**where)
         dtype = _dtype({tensor.tensor_type for tensor in reader.tensors})

@@ -59,13 +59,13 @@ class HubSource:
         if found and ".." not in location and "--" not in found["repository"]:
             return cls(repository=found["repository"], gguf=found["gguf"] or "", revision=found["revision"] or "main")
         given = redact(f"hf://{location}")
-        if re.fullmatch(r"[\w.-]+(@[\w./+-]*)?", location):
-            raise InvalidSpec(
-                f"{form}, but got {given!r}, which has no organization: models of old have one by now, too."
-            )
         if given != f"hf://{location}" or ":" in location:
             raise InvalidSpec(
                 f"{form}, but got {given!r}: a token belongs into the variable HF_TOKEN, never into a URL."
+            )
+        if re.fullmatch(r"[\w.-]+(@[\w./+-]*)?", location):
+            raise InvalidSpec(
+                f"{form}, but got {given!r}, which has no organization (gpt2 is openai-community/gpt2 now)."
             )
         raise InvalidSpec(f"{form}, but got {given!r}.")
 
@@ -206,7 +206,7 @@ class HubSource:
         with self._explained(commit, name), client.stream("GET", url, headers=headers) as response:
             response.raise_for_status()
             skip = begin if response.status_code == 200 else 0  # a server without ranges starts over
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():  # as they come: a chunk being filled would be lost in a cut
                 useful = chunk[skip:][:left]
                 skip = max(0, skip - len(chunk))
                 left -= len(useful)

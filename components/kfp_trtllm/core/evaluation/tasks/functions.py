@@ -19,12 +19,16 @@ def items(*, data_file: str, **_metadata: Any) -> dict[str, Any]:
         data_file: Name of the file.
         **_metadata: What else the harness passes.
     """
+    import hashlib
     import json
 
+    import pyarrow
     from datasets import Dataset
 
-    lines = (FOLDER / data_file).read_text(encoding="utf-8").splitlines()
-    return {"test": Dataset.from_list([json.loads(line) for line in lines])}
+    text = (FOLDER / data_file).read_text(encoding="utf-8")
+    table = pyarrow.Table.from_pylist([json.loads(line) for line in text.splitlines()])
+    # Without a fingerprint, datasets would make one by pickling pyarrow, which not every installation can.
+    return {"test": Dataset(table, fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16])}
 
 
 def says(item: Mapping[str, Any], answers: Sequence[str]) -> dict[str, float]:

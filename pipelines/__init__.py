@@ -1,0 +1,1 @@
+"""Pipelines composed of the components; `compile.py` writes them to compiled/."""
