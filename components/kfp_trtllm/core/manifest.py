@@ -67,7 +67,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """ "sha256:" and the digest of the canonical JSON: the manifest's name in the store."""
+        """The digest of the canonical JSON, with "sha256:" before it: the manifest's name in the store."""
         return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def file(self, path: str) -> File:

@@ -71,7 +71,7 @@ class OrtDecoder:
             str(folder / decoder["filename"]), _options(ort), providers=["CPUExecutionProvider"]
         )
         self._names = {**decoder["inputs"], **decoder["outputs"]}
-        self._cache = self._make_cache(int(decoder["num_hidden_layers"]))
+        self._cache = self._make_cache(int(decoder["num_hidden_layers"]), int(decoder["head_size"]))
         vocabulary = self._session.get_outputs()[self._output(self._names["logits"])].shape[-1]
         self._logits = np.zeros((max(self.rows, self.chunk), vocabulary), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}
@@ -131,7 +131,7 @@ class OrtDecoder:
             self._bindings[row, count] = binding
         return self._bindings[row, count]
 
-    def _make_cache(self, layers: int) -> dict[str, npt.NDArray[Any]]:
+    def _make_cache(self, layers: int, head_size: int) -> dict[str, npt.NDArray[Any]]:
         """Checks that the graph wants exactly what this decoder feeds, and makes the cache, by the past's names."""
         names = self._names
         self._presents = {
@@ -158,16 +158,9 @@ class OrtDecoder:
             shape = inputs[name].shape
             if len(shape) != 4 or not isinstance(shape[1], int):
                 raise ValueError(f"{name} must be [batch, heads, tokens, size], but got {shape}.")
-            size = shape[3] if isinstance(shape[3], int) else self._head_size(name, shape)
+            size = shape[3] if isinstance(shape[3], int) else head_size
             cache[name] = np.zeros((self.rows + 1, shape[1], self.max_seq_len, size), _TYPES[inputs[name].type])
         return cache
-
-    def _head_size(self, name: str, shape: list[Any]) -> int:
-        """The size of a head where the graph leaves it open: genai_config.json knows it."""
-        size = self._names.get("head_size")
-        if not isinstance(size, int):
-            raise ValueError(f"{name} must have a fixed head size, but got {shape}.")
-        return size
 
     def _output(self, name: str) -> int:
         return [value.name for value in self._session.get_outputs()].index(name)

@@ -236,9 +236,8 @@ class HubSource:
                 raise _Busy(
                     f"{what} can't be reached at {_endpoint()} ({type(error).__name__}: {redact(str(error))})."
                 ) from None
-            raise SourceError(
-                f"{what} can't be had ({type(error).__name__}: {redact(str(error).splitlines()[0])})."
-            ) from None
+            said = redact(str(error)).partition("\n")[0]
+            raise SourceError(f"{what} can't be had ({type(error).__name__}: {said}).") from None
 
     def _refusal(self, status: int, code: str, message: str, revision: str, what: str) -> str:
         """What a status means here, and what to do."""

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -167,14 +166,6 @@ def read_log(path: Path, start: int = 0) -> str:
             return source.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def missing_library() -> str:
-    """What the dynamic linker lacks to run model.py's process, "" when nothing."""
-    done = subprocess.run(
-        [str(installation().stub)], env=environment(), capture_output=True, text=True, timeout=30, check=False
-    )
-    return tail(done.stderr, 1) if "error while loading shared libraries" in done.stderr else ""
 
 
 def _shared_prefix(token: str) -> str:
