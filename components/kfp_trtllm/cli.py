@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kfp_trtllm import __version__
-from kfp_trtllm.errors import InvalidSpec, KfpTrtllmError
+from kfp_trtllm.errors import InvalidSpec, KfpTrtllmError, unknown
 
 
 class _Group(click.Group):
@@ -179,9 +179,9 @@ def store_verify(url: str) -> None:
 def store_gc(url: str, older_than_days: float, yes: bool) -> None:
     """Remove what nothing needs any more; what the local target serves is kept."""
     from kfp_trtllm.core.store import open_store
-    from kfp_trtllm.core.targets.local import repositories_in_use
+    from kfp_trtllm.core.targets.local import LocalTarget
 
-    live = frozenset(repositories_in_use())
+    live = LocalTarget().repositories_in_use()
     objects, size = open_store(url).gc(live=live, older_than_seconds=older_than_days * 86400, delete=yes)
     done = "removed" if yes else "would remove"
     click.echo(f"{done} {objects} objects, {size / 1e6:,.0f} MB" + ("" if yes else " (say --yes to do it)"))
@@ -217,7 +217,15 @@ def local_logs(name: str, lines: int) -> None:
     """Show the end of a revision's log; NAME is a revision or a model."""
     from kfp_trtllm.core.targets.local import LocalTarget
 
-    click.echo(LocalTarget().logs_of(name, lines))
+    target = LocalTarget()
+    found = {row.revision for row in target.status() if name in (row.revision, row.model)}
+    if not found:
+        known = [row.revision for row in target.status()]
+        raise InvalidSpec(unknown("NAME", name, known) if known else "nothing runs, so there are no logs.")
+    for revision in sorted(found):
+        if len(found) > 1:
+            click.echo(f"== {revision}")
+        click.echo(target.logs_of(revision, lines))
 
 
 @local_group.command("stop")
@@ -226,8 +234,10 @@ def local_stop(model: str | None) -> None:
     """Stop a MODEL's servers, or everything."""
     from kfp_trtllm.core.targets.local import LocalTarget
 
-    stopped = LocalTarget().stop(model)
-    click.echo(f"stopped {', '.join(stopped)}" if stopped else "nothing ran")
+    target = LocalTarget()
+    running = [row.revision for row in target.status() if model in (None, row.model)]
+    target.stop(model)
+    click.echo(f"stopped {', '.join(running)}" if running else "nothing ran")
 
 
 if __name__ == "__main__":

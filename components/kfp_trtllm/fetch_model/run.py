@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from kfp_trtllm.core import checkpoint as checkpoints
@@ -44,7 +45,7 @@ def run(spec: Fetch, *, checkpoint: Path) -> Manifest:
                 name=fetched.name,
                 license=fetched.license,
             )
-            manifest = store.put_folder(folder, kind="checkpoint", facts=checkpoints.as_facts(facts))
+            manifest = store.put_folder(folder, kind="checkpoint", facts=dataclasses.asdict(facts))
         store.publish("checkpoint", key, manifest)
     note(f"{facts.architecture}, {facts.parameters / 1e6:,.1f} M parameters, {manifest.size / 1e6:,.0f} MB")
     fact(result=f"{manifest.size / 1e6:,.0f} MB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def run(spec: Planning, *, checkpoint: Path, plan: Path, report: Path | None = N
     manifest = Manifest.read(checkpoint)
     store = open_store(spec.store)
     with store.folder(store.get(manifest.digest)) as folder:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = checkpoints.read_config(folder)
         tensors = checkpoints.read_headers(folder)
     limit = int(spec.memory_limit_gb * 1e9) or machine_memory()
     memory, options = backend.plan(config, tensors, spec.request(limit))

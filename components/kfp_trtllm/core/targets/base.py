@@ -109,6 +109,9 @@ class Target(Protocol):
     def state(self, model: str) -> ModelState:
         """What runs for the model now."""
 
+    def repository_folder(self, revision: Revision) -> Path | None:
+        """Where the revision's repository is to be put before `deploy`, removed with the revision; None for a URL."""
+
     def deploy(self, revision: Revision, repository: Path | str) -> None:
         """Starts a revision with no traffic, as the canary (also when there is no stable yet).
 
