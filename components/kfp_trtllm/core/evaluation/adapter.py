@@ -133,7 +133,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """Drops the prompt's beginning until it and its answer fit into the model."""
         room = self._model.max_seq_len - answer
         if room < 1:
-            raise BuildFailed(f"the model takes {self._model.max_seq_len} tokens, but a task wants answers of {answer}.")
+            raise BuildFailed(
+                f"the model takes {self._model.max_seq_len} tokens, but a task wants answers of {answer}."
+            )
         while (length := len(self._model.encode(prompt))) > room:
             prompt = prompt[max(1, len(prompt) * (length - room) // length) :]
         return prompt

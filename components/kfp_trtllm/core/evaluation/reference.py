@@ -118,7 +118,9 @@ class TransformersModel:
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._device)
         with torch.inference_mode():
-            logits: Tensor = self._model(ids, attention_mask=mask, use_cache=False, logits_to_keep=longest - first).logits
+            logits: Tensor = self._model(
+                ids, attention_mask=mask, use_cache=False, logits_to_keep=longest - first
+            ).logits
         return logits[:, first - longest :]  # an architecture may have ignored logits_to_keep
 
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generated]:
@@ -141,7 +143,12 @@ class TransformersModel:
         how: dict[str, Any] = {"do_sample": False}
         if not greedy:
             torch.manual_seed(sampling.seed)
-            how = {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+            how = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k,
+                "top_p": sampling.top_p,
+            }
         watch = _Watch(self._tokenizer, longest, sampling.stop)
         # A generation_config.json may ask for sampling or penalties; the measurement decides, not the checkpoint.
         config = transformers.GenerationConfig(

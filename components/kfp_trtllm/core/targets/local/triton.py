@@ -106,8 +106,6 @@ def command(server: Server, root: Path) -> list[str]:
     flags = {
         "model-repository": server.repository,
         "backend-directory": str(backends(root)),
-        # Complete configurations only: what the repository says is what is served, and it saves a second a start.
-        "disable-auto-complete-config": "true",
         "model-control-mode": "none",
         "exit-on-error": "true",
         "strict-readiness": "true",
@@ -122,7 +120,12 @@ def command(server: Server, root: Path) -> list[str]:
         "allow-cpu-metrics": "false",
         "backend-config": f"python,shm-region-prefix-name={_shared_prefix(server.token)}",
     }
-    return [str(installation().server), *(f"--{flag}={value}" for flag, value in flags.items())]
+    return [
+        str(installation().server),
+        # Complete configurations only: what the repository says is what is served, and it saves a second a start.
+        "--disable-auto-complete-config",
+        *(f"--{flag}={value}" for flag, value in flags.items()),
+    ]
 
 
 def free_shared_memory(token: str) -> None:
