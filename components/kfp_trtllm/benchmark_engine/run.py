@@ -23,7 +23,7 @@ class Benchmarked:
 
 def run(spec: Benchmark, *, engine: Path, benchmark: Path, report: Path | None = None) -> Benchmarked:
     """Measures tokens per second and latencies at each concurrency; figures of the same engine here are kept."""
-    from kfp_trtllm.core.evaluation.benchmark import measure
+    from kfp_trtllm.core.evaluation.benchmark import benchmark as measure
     from kfp_trtllm.core.report.benchmark import benchmark_html
 
     manifest = Manifest.read(engine)
@@ -52,7 +52,7 @@ def run(spec: Benchmark, *, engine: Path, benchmark: Path, report: Path | None =
                     concurrency=spec.benchmark_concurrency,
                     max_tokens=spec.benchmark_max_tokens,
                     on_progress=lambda done, total: bar.update(done, total),
-                )
+                ).to_json()
             finally:
                 model.close()
         store.put_document("benchmark", key, figures)

@@ -48,16 +48,9 @@ def run(
 
     before = _evaluate(spec, store, reference, "checkpoint", load_reference)
     after = _evaluate(spec, store, candidate, facts.variant, load_engine)
-    comparison = compare(
-        before,
-        after,
-        model=facts.name,
-        reference_name="checkpoint",
-        candidate_name=facts.variant,
-        margin=spec.accuracy_margin,
-        alpha=spec.accuracy_alpha,
-    )
-    return _finish(comparison, evaluation, report)
+    judged = compare(before, after, margin=spec.accuracy_margin, alpha=spec.accuracy_alpha)
+    document = judged.report(model=facts.name, reference="checkpoint", candidate=facts.variant)
+    return _finish(document, evaluation, report)
 
 
 def _evaluate(spec: AccuracyEvaluation, store: Store, manifest: Manifest, name: str, load: Any) -> Any:

@@ -68,7 +68,7 @@ def echo(folder: Path, version: str = "one", *, model: str = "echo", initialize:
         facts={
             "model_name": model,
             "model_version": 1,
-            "versions": [1],
+            "versions": (1,),
             "backend": "onnxruntime",
             "variant": "int4",
             "engine": f"sha256:{digest}",

@@ -412,7 +412,7 @@ def test_a_split_that_somebody_else_changed_is_seen(target: LocalTarget, tmp_pat
     gateway = target._file.read().gateway
     assert gateway is not None
     path = "/id/shares%20of%20echo/handle/1/load_balancing/selection_policy/weights"
-    assert loopback.call(gateway.admin, "PATCH", path, document=[1, 1]).status == 200
+    assert loopback.call(gateway.admin, "PATCH", path, document=[1, 2, 1]).status == 200
     assert target.state("echo").weights == {stable.name: 50, canary.name: 50}
     target.split("echo", {stable.name: 90, canary.name: 10})
     assert target.state("echo").weights == {stable.name: 90, canary.name: 10}

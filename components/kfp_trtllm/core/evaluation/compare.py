@@ -147,8 +147,8 @@ def _reason(overall: paired.Comparison, pairs: Sequence[tuple[Item, Item]]) -> s
     if overall.passed:
         worst = max(0.0, -overall.lower_bound)
         return f"The score went {means}: at {sure} the loss is at most {worst:.1%}, within {tolerated}."
-    # The mirror image of the same test: has the reference more than the margin over the candidate?
-    worse = paired.compare([-r.score for r, _ in pairs], [-c.score for _, c in pairs], margin=1.0, alpha=overall.alpha)
+    # The same bound with the roles changed: how much more the reference has at least.
+    worse = _test([(candidate, reference) for reference, candidate in pairs], overall.margin, overall.alpha)
     least = worse.lower_bound
     if least > overall.margin:
         return f"The score fell {means}: at {sure} the loss is at least {least:.1%}, above {tolerated}."

@@ -208,9 +208,9 @@ def _scored(task: Task, samples: Sequence[Mapping[str, Any]]) -> tuple[str, list
 
 def _metric(task: Task, sample: Mapping[str, Any]) -> str:
     better = task.higher_is_better()
-    mine = [name for name in sample["metrics"] if better.get(name) and isinstance(sample[name], int | float)]
-    for name in (*(name for name in _METRICS if name in mine), *mine):
-        return name
+    mine = [str(name) for name in sample["metrics"] if better.get(name) and isinstance(sample[name], int | float)]
+    if mine:
+        return next((name for name in _METRICS if name in mine), mine[0])
     raise InvalidSpec(
         f"the task {task.task_name} gives no score to single items (it has {', '.join(sample['metrics'])}), "
         "so two models' answers can't be paired."

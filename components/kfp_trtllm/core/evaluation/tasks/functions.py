@@ -22,8 +22,8 @@ def items(*, data_file: str, **_metadata: Any) -> dict[str, Any]:
     import hashlib
     import json
 
-    import pyarrow
-    from datasets import Dataset
+    import pyarrow  # type: ignore[import-untyped]
+    from datasets import Dataset  # type: ignore[import-untyped]
 
     text = (FOLDER / data_file).read_text(encoding="utf-8")
     table = pyarrow.Table.from_pylist([json.loads(line) for line in text.splitlines()])

@@ -99,7 +99,7 @@ def shares(config: Any, model: str) -> dict[str, int]:
         names = {entry["input"]: entry["outputs"][0] for entry in splitter["handle"][0]["mappings"]}
         proxy = splitter["handle"][1]
         weights = proxy["load_balancing"]["selection_policy"].get("weights") or [1]
-        for upstream, weight in zip(proxy["upstreams"], weights, strict=True):
+        for upstream, weight in zip(proxy["upstreams"], weights, strict=False):
             name = names[upstream["dial"]]
             totals[name] = totals.get(name, 0) + weight
     whole = sum(totals.values())
@@ -139,7 +139,7 @@ def in_flight(gateway: Gateway, port: int) -> int:
 
 
 def interleaved(weights: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Weighted turns, spread evenly: (name, requests in a row); 90/10 is one turn of 9 and one of 1, 60/40 is abaab.
+    """Weighted turns, spread evenly: (name, requests in a row). 90/10 is a for 5, b for 1, a for 4; 60/40 is ababa.
 
     Caddy's weighted round robin serves a weight in a row; with 67 and 33 as they are, 33 requests at a time would
     hit a canary that is to get every third.
