@@ -22,7 +22,7 @@ from kfp_trtllm.components import (
 
 from pipelines.platforms import on_cluster_api, on_cpu
 
-_HEAVY = {"cpu": "2", "memory": "8G", "timeout_seconds": 6 * 3600}
+_HEAVY: dict[str, Any] = {"cpu": "2", "memory": "8G", "timeout_seconds": 6 * 3600}
 
 
 def build(checked: dsl.PipelineTask, p: dict[str, Any]) -> Any:

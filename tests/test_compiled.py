@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-
 from kfp_trtllm import components
+
 from pipelines import compile as compiling
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,6 @@ import typing
 from pathlib import Path
 
 import pytest
-
 from kfp_trtllm import _image, components
 from kfp_trtllm.check_release.spec import STEPS, Release
 from kfp_trtllm.core.command import attributes

@@ -21,9 +21,13 @@ def main(pipeline: str, parameters: str, root: str) -> int:
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     from kfp import components, local
 
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=False)
-    task = components.load_component_from_file(pipeline)(**json.loads(parameters))
-    return 0 if task.state == "SUCCESS" else 1
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
+    try:
+        components.load_component_from_file(pipeline)(**json.loads(parameters))
+    except RuntimeError as error:  # kfp.local's own words for a failed task, which has said why
+        print(error)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -218,14 +218,15 @@ def local_logs(name: str, lines: int) -> None:
     from kfp_trtllm.core.targets.local import LocalTarget
 
     target = LocalTarget()
-    found = {row.revision for row in target.status() if name in (row.revision, row.model)}
+    rows = target.status()
+    found = [row.revision for row in rows if name in (row.revision, row.model)]
     if not found:
-        known = [row.revision for row in target.status()]
+        known = [row.revision for row in rows]
         raise InvalidSpec(unknown("NAME", name, known) if known else "nothing runs, so there are no logs.")
-    for revision in sorted(found):
+    for revision in found:
         if len(found) > 1:
             click.echo(f"== {revision}")
-        click.echo(target.logs_of(revision, lines))
+        click.echo(target.log_of(revision, lines))
 
 
 @local_group.command("stop")

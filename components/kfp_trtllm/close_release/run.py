@@ -43,6 +43,6 @@ def run(spec: Closing, *, summary: Path | None = None) -> str:
     ]
     text = "\n".join(lines) + "\n"
     if summary is not None:
-        summary.parent.mkdir(parents=True, exist_ok=True)
-        summary.write_text(text, encoding="utf-8")
+        Path(summary).parent.mkdir(parents=True, exist_ok=True)
+        Path(summary).write_text(text, encoding="utf-8")
     return text

@@ -50,8 +50,8 @@ def run(spec: Deployment, *, deployment: Path | None = None) -> Deployed:
         fact(result=revision.name)
     done = Deployed(revision=revision.name, url=target.endpoint(revision.model).url)
     if deployment is not None:
-        deployment.parent.mkdir(parents=True, exist_ok=True)
-        deployment.write_text(
+        Path(deployment).parent.mkdir(parents=True, exist_ok=True)
+        Path(deployment).write_text(
             json.dumps({**asdict(done), "repository": spec.repository}, indent=1) + "\n", encoding="utf-8"
         )
     return done

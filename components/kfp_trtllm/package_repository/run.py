@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from kfp_trtllm.core import backends
@@ -16,8 +17,15 @@ from kfp_trtllm.errors import InvalidSpec
 from kfp_trtllm.package_repository.spec import Packaging
 
 
-def run(spec: Packaging, *, engine: Path, repository: Path) -> str:
-    """Lays an engine out as a model repository, writes its manifest and returns its digest."""
+@dataclass(frozen=True, kw_only=True)
+class Packaged:
+    """Outputs of package_repository."""
+
+    digest: str
+
+
+def run(spec: Packaging, *, engine: Path, repository: Path) -> Packaged:
+    """Lays an engine out as a model repository, writes its manifest and tells its digest."""
     store = open_store(spec.store)
     source = Manifest.read(engine)
     facts = source.facts_as(EngineFacts)
@@ -74,7 +82,7 @@ def run(spec: Packaging, *, engine: Path, repository: Path) -> str:
     note(f"{spec.model_name} version {spec.model_version} ({facts.variant}) is {manifest.digest}")
     fact(result=f"version {spec.model_version}, {manifest.size / 1e6:,.0f} MB", digest=manifest.digest)
     manifest.write(repository)
-    return manifest.digest
+    return Packaged(digest=manifest.digest)
 
 
 def _other_versions(base: Manifest | None, spec: Packaging) -> tuple[int, ...]:

@@ -54,8 +54,8 @@ def run(spec: Planning, *, checkpoint: Path, plan: Path, report: Path | None = N
     note(f"{facts.name} as {spec.variant} needs {memory.total / 1e9:.2f} GB of {limit / 1e9:.1f} GB")
     fact(result=f"needs {memory.total / 1e9:.2f} GB of memory")
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(_markdown(facts.name, decided, memory, limit), encoding="utf-8")
+        Path(report).parent.mkdir(parents=True, exist_ok=True)
+        Path(report).write_text(_markdown(facts.name, decided, memory, limit), encoding="utf-8")
     return decided
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -307,7 +308,7 @@ class _Trial:
         needed = max(1, self.policy.min_step_requests)
         within = min(1.0, self.evidence.step_requests / needed)
         if step == steps - 1:
-            enough = -_log(self.policy.alpha)
+            enough = -math.log(self.policy.alpha)
             within = min(max(0.0, row["log_e_promote"]) / enough for row in self.saved["rows"])
         bar.what = f"Rolling out, canary at {self.weight} %"
         bar.update(100.0 * (step + min(1.0, within)))
@@ -330,12 +331,6 @@ def asdict_json(policy: Policy) -> dict[str, Any]:
 def _itl_ms(answer: Answer) -> float:
     gaps = answer.itl_seconds
     return 1e3 * sum(gaps) / len(gaps) if gaps else 0.0
-
-
-def _log(value: float) -> float:
-    import math
-
-    return math.log(value)
 
 
 def _without_trial(spec: Rollout, revision: Revision, outcome: str, reason: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from kfp_trtllm.core.manifest import File, Manifest
 from kfp_trtllm.core.store import check_url, open_store
 from kfp_trtllm.core.store.file import FileStore

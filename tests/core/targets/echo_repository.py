@@ -18,7 +18,7 @@ output [{{ name: "text_output" data_type: TYPE_STRING dims: [1] }}]
 instance_group [{{ kind: KIND_CPU count: 1 }}]
 """
 
-_MODEL = '''
+_MODEL = """
 import os, signal, sys, threading, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -45,7 +45,7 @@ class TritonPythonModel:
             output = pb_utils.Tensor("text_output", np.array([word.encode()], dtype=object))
             sender.send(pb_utils.InferenceResponse([output]))
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-'''
+"""
 
 
 def echo(folder: Path, version: str = "one", *, model: str = "echo", initialize: str = "pass") -> tuple[Revision, Path]:

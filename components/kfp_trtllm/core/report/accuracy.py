@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kfp_trtllm.core.report import words
-from kfp_trtllm.core.report.chart import Axis, Frame, Level, linear_axis, shortened, text_width
+from kfp_trtllm.core.report.chart import WIDE, Axis, Frame, Level, linear_axis, shortened, text_width
 from kfp_trtllm.core.report.page import Html, Tone, answer, badge, element, facts, page, section, table
 
 _VERDICTS: Final[Mapping[str, tuple[str, Tone]]] = {
@@ -46,8 +46,8 @@ def accuracy_markdown(report: Mapping[str, Any]) -> str:
         lines = ["| task | items | reference | candidate | difference | at worst |", "|---|---|---|---|---|---|"]
         for row in _rows(report):
             lines.append(
-                f"| {words.cell(row['task'])} | {row['n']:,} | {words.share(row['reference'])} "
-                f"| {words.share(row['candidate'])} | {words.points(row['difference'])} "
+                f"| {words.cell(row['task'])} | {row['n']:,} | {words.percent(row['reference'])} "
+                f"| {words.percent(row['candidate'])} | {words.points(row['difference'])} "
                 f"| {words.points(row['lower_bound'])} |"
             )
         parts.append("\n".join(lines))
@@ -64,8 +64,8 @@ def _facts(report: Mapping[str, Any]) -> Html:
     overall = report["overall"]
     return facts(
         (
-            ("reference", words.share(overall["reference"])),
-            ("candidate", words.share(overall["candidate"])),
+            ("reference", words.percent(overall["reference"])),
+            ("candidate", words.percent(overall["candidate"])),
             ("difference", f"{words.points(overall['difference'])} points"),
             ("at worst", f"{words.points(overall['lower_bound'])} points"),
             ("tolerated", f"{words.points(-report['margin'])} points"),
@@ -77,12 +77,12 @@ def _facts(report: Mapping[str, Any]) -> Html:
 def _differences(report: Mapping[str, Any]) -> Html:
     rows, margin = _rows(report), report["margin"]
     values = [100 * value for row in rows for value in (row["difference"], row["lower_bound"])]
-    x = linear_axis("candidate − reference (percentage points)", [*values, -100 * margin, 0.0], ticks=8)  # noqa: RUF001
+    x = linear_axis("candidate − reference (percentage points)", [*values, -120 * margin, 0.0], ticks=8)  # noqa: RUF001
     names = [shortened(str(row["task"]), 34) for row in rows]
     frame = Frame(
         x,
         Axis(label="", low=0.0, high=1.0, ticks=()),
-        width=992,
+        width=WIDE,
         height=_ROW * len(rows) + 82,
         left=max(text_width(name) for name in names) + 16,
         right=30,
@@ -100,7 +100,7 @@ def _differences(report: Mapping[str, Any]) -> Html:
         whole = i == len(rows) - 1
         y = frame.top + _ROW * (i + 0.5)
         here, worst = frame.x(100 * row["difference"]), frame.x(100 * row["lower_bound"])
-        color = ("good" if row["lower_bound"] > -margin else "bad") if whole else "0"
+        color = ("good" if report["verdict"] == "passed" else "bad") if whole else "0"
         kind = f"s-{color} f-{color}" if whole else f"s{color} f{color}"
         if whole:
             top = frame.top + _ROW * i
@@ -125,8 +125,8 @@ def _table(report: Mapping[str, Any]) -> Html:
             row["task"],
             row.get("metric", ""),
             f"{row['n']:,}",
-            words.share(row["reference"]),
-            words.share(row["candidate"]),
+            words.percent(row["reference"]),
+            words.percent(row["candidate"]),
             words.points(row["difference"]),
             words.points(row["lower_bound"]),
             words.points(-row["smallest_detectable_drop"]),

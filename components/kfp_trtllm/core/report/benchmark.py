@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kfp_trtllm.core.report import words
-from kfp_trtllm.core.report.chart import Series, level_axis, linear_axis, lines
+from kfp_trtllm.core.report.chart import WIDE, Series, level_axis, linear_axis, lines
 from kfp_trtllm.core.report.page import Html, facts, figure, page, section, side_by_side, table
 
 
@@ -48,11 +48,11 @@ def _charts(levels: Sequence[Mapping[str, Any]]) -> Html:
     x = level_axis("requests at once", [float(level["concurrency"]) for level in levels])
     speeds = [(float(level["concurrency"]), float(level["tokens_per_second"])) for level in levels]
     speed = lines(
-        [Series(name="tokens/s", points=speeds, color=2, kind="dots")],
+        [Series(name="", points=speeds, color=2, kind="dots")],
         x=x,
         y=linear_axis("tokens per second", [y for _, y in speeds]),
         title="Throughput by concurrency",
-        width=992,
+        width=WIDE,
         height=260,
     )
     latencies = []

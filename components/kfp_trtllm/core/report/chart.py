@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from kfp_trtllm.core.report import words
 from kfp_trtllm.core.report.page import Html, element, join
 
-_CHARACTER = 6.6  # mean width of a character of 12 px, generously, as text can't be measured here
+_CHARACTER, _BOLD = 6.6, 7.9  # mean width of a character of 12 px, generously, as text can't be measured here
+WIDE = 860.0  # width of a chart that has a row to itself, in SVG units
 _LINE = 15.0  # height of a line of text
 
 
@@ -47,7 +49,7 @@ class Series:
     Attributes:
         name: Written where the series ends.
         points: (x, y), sorted by x for lines.
-        color: From 0 to 3.
+        color: From 0 to 4.
         kind: "line", "step" (a value holds until the next) or "dots" (a line with its points shown).
     """
 
@@ -70,13 +72,13 @@ def linear_axis(label: str, values: Iterable[float], *, zero: bool = True, unit:
     """An axis from round value to round value around the given ones, from 0 if `zero`."""
     known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = (min(0.0, *known) if zero else min(known)), max(known)
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
+    if high - low <= 1e-6 * max(abs(low), abs(high), 1e-3):  # too close together for ticks that differ
+        pad = max(abs(low) * 0.1, 1e-6) if low else 1.0
         low, high = (low, low + pad) if zero else (low - pad, low + pad)
     step = _round_up((high - low) / ticks)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    marks = tuple((i * step, f"{i * step:,.{digits}f}{unit}") for i in range(first, last + 1))
+    digits = next((d for d in range(12) if math.isclose(round(step, d), step)), 12)
+    marks = tuple((i * step, words.signed(f"{i * step:,.{digits}f}{unit}")) for i in range(first, last + 1))
     return Axis(label=label, low=first * step, high=last * step, ticks=marks)
 
 
@@ -91,7 +93,7 @@ def log_axis(label: str, low: float, high: float, *, most: int = 7) -> Axis:
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     last = max(last, first + 1)
     every = max(1, math.ceil((last - first) / most))
-    ticks = tuple((10.0**i, _power(i)) for i in range(first, last + 1) if i % every == 0)
+    ticks = tuple((10.0**i, words.power(i)) for i in range(first, last + 1) if i % every == 0)
     return Axis(label=label, low=10.0**first, high=10.0**last, ticks=ticks, log=True)
 
 
@@ -117,13 +119,6 @@ def time_axis(seconds: float) -> Axis:
 def _round_up(step: float) -> float:
     magnitude = 10.0 ** math.floor(math.log10(step))
     return next(nice * magnitude for nice in (1, 2, 2.5, 5, 10) if nice * magnitude >= step * (1 - 1e-9))
-
-
-def _power(exponent: int) -> str:
-    if -3 <= exponent <= 4:
-        return f"{10.0**exponent:,.{max(0, -exponent)}f}"
-    digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{digits}"
 
 
 class Frame:
@@ -182,7 +177,7 @@ class Frame:
         else:
             x = self.x(level.value)
             line = element("line", x1=x, x2=x, y1=self.top, y2=self.bottom, class_="level")
-            fits = x + text_width(level.text) + 6 <= self.width
+            fits = x + text_width(level.text) + 4 <= self.right
             words = element(
                 "text",
                 level.text,
@@ -205,9 +200,9 @@ class Frame:
         )
 
 
-def text_width(text: str) -> float:
+def text_width(text: str, *, bold: bool = False) -> float:
     """An estimate of a text's width in SVG units."""
-    return len(text) * _CHARACTER
+    return len(text) * (_BOLD if bold else _CHARACTER)
 
 
 def shortened(text: str, most: int = 28) -> str:
@@ -254,13 +249,15 @@ def lines(
     """
     shown = [one for one in series if one.points]
     names = [shortened(one.name) for one in shown]
-    frame = Frame(x, y, width=width, height=height, right=max((text_width(n) for n in names), default=0) + 16)
-    drawn = [frame.level(level) for level in levels]
+    frame = Frame(
+        x, y, width=width, height=height, right=max((text_width(n, bold=True) for n in names), default=0) + 16
+    )
+    drawn = []
     ends = spread([frame.y(one.points[-1][1]) for one in shown], frame.top, frame.bottom)
     for one, name, end in zip(shown, names, ends, strict=True):
         drawn.append(_line(frame, one))
         drawn.append(element("text", name, x=frame.right + 9, y=end + 4, class_=f"name f{one.color}"))
-    return frame.draw(drawn, title)
+    return frame.draw([*drawn, *(frame.level(level) for level in levels)], title)
 
 
 def _line(frame: Frame, series: Series) -> Html:
@@ -321,20 +318,22 @@ class Box:
         )
 
 
-def place_label(x: float, y: float, text: str, taken: list[Box], *, within: Frame) -> tuple[float, float]:
+def place_label(x: float, y: float, text: str, taken: list[Box], *, within: Frame) -> tuple[float, float, str]:
     """A place for a text beside a point, clear of what is taken; it is then taken itself.
 
     Returns:
-        Left end and baseline of the text.
+        x, baseline and text-anchor of the text.
     """
-    width = text_width(text)
+    width = text_width(text, bold=True)
     tries = [
-        (x + side * 11 - (width if side < 0 else width / 2 if side == 0 else 0), y + drop)
+        (side, y + drop)
         for drop in (4, -12, 20, -27, 35, -42, 50)
         for side in ((1, -1, 0) if abs(drop) > 4 else (1, -1))
     ]
-    boxes = [Box(left=left, top=base - 11, right=left + width, bottom=base + 3) for left, base in tries]
+    lefts = {1: x + 11, -1: x - 11 - width, 0: x - width / 2}
+    boxes = [Box(left=lefts[side], top=base - 11, right=lefts[side] + width, bottom=base + 3) for side, base in tries]
     inside = [box.left >= within.left and box.right <= within.width and box.top >= 0 for box in boxes]
     best = next((i for i, box in enumerate(boxes) if inside[i] and not any(box.overlaps(other) for other in taken)), 0)
     taken.append(boxes[best])
-    return tries[best]
+    side, base = tries[best]
+    return x + 11 * side, base, {1: "start", -1: "end", 0: "middle"}[side]

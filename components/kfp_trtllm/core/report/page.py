@@ -107,7 +107,11 @@ def figure(title: str, drawing: Html, *, note: object = "") -> Html:
 
 def answer(text: str) -> Html:
     """What a model was asked or said, with its line breaks."""
-    return element("span", text, class_="answer") if text.strip() else element("span", "(empty)", class_="note")
+    return (
+        element("span", text.strip("\r\n"), class_="answer")
+        if text.strip()
+        else element("span", "(empty)", class_="note")
+    )
 
 
 def page(title: str, *sections: object, subtitle: object = "", verdict: Html | None = None, reason: object = "") -> str:
@@ -141,13 +145,13 @@ def page(title: str, *sections: object, subtitle: object = "", verdict: Html | N
 STYLE: Final = """
 :root {
   --back: #ffffff; --panel: #f6f7f9; --text: #1b2129; --soft: #59636f; --line: #dfe3e8; --grid: #eceff2;
-  --c0: #0b65a8; --c1: #b45309; --c2: #0f766e; --c3: #9d3c86;
+  --c0: #0b65a8; --c1: #b45309; --c2: #0f766e; --c3: #9d3c86; --c4: #75600a;
   --good: #17703c; --good-back: #e2f4e9; --bad: #b3261e; --bad-back: #fce8e6; --unsure: #875700; --unsure-back: #fdf1d6;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --back: #14181d; --panel: #1c2229; --text: #e6e9ed; --soft: #9aa5b1; --line: #343c46; --grid: #262d35;
-    --c0: #6cb6f5; --c1: #f2a45c; --c2: #4fd1bd; --c3: #e29bd0;
+    --c0: #6cb6f5; --c1: #f2a45c; --c2: #4fd1bd; --c3: #e29bd0; --c4: #d8c35e;
     --good: #6fd598; --good-back: #173524; --bad: #ff9b91; --bad-back: #43201d; --unsure: #f0c264; --unsure-back: #3d3014;
   }
 }
@@ -175,14 +179,15 @@ section { margin-top: 36px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; font-size: 12.5px; color: var(--soft); vertical-align: bottom; }
 th, td { padding: 7px 16px 7px 0; border-bottom: 1px solid var(--line); }
-td { vertical-align: top; overflow-wrap: anywhere; }
+td { vertical-align: top; overflow-wrap: break-word; } td .note { margin: 0; min-width: 13em; }
 th:last-child, td:last-child { padding-right: 0; }
 .n { text-align: right; white-space: nowrap; }
-.answer { white-space: pre-wrap; display: block; max-height: 9em; overflow-y: auto; }
+.answer { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 8em; display: block; max-height: 9em; overflow-y: auto; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 12px 32px; }
 figure { margin: 14px 0 0; }
 figcaption { font-weight: 600; font-size: 14px; margin-bottom: 2px; }
 figure .note { margin: 2px 0 0; }
+.columns svg { max-width: 560px; }
 svg { display: block; width: 100%; height: auto; font-family: inherit; font-size: 12px; }
 svg text { fill: var(--soft); }
 svg .name { font-weight: 600; }
@@ -194,15 +199,17 @@ svg .s0 { stroke: var(--c0); } svg .f0, svg text.f0 { fill: var(--c0); }
 svg .s1 { stroke: var(--c1); } svg .f1, svg text.f1 { fill: var(--c1); }
 svg .s2 { stroke: var(--c2); } svg .f2, svg text.f2 { fill: var(--c2); }
 svg .s3 { stroke: var(--c3); } svg .f3, svg text.f3 { fill: var(--c3); }
+svg .s4 { stroke: var(--c4); } svg .f4, svg text.f4 { fill: var(--c4); }
 svg .s-good { stroke: var(--good); } svg .f-good, svg text.f-good { fill: var(--good); }
 svg .s-bad { stroke: var(--bad); } svg .f-bad, svg text.f-bad { fill: var(--bad); }
 svg .hollow { fill: var(--back); stroke-width: 2; }
+svg .front { fill: none; stroke: var(--soft); stroke-dasharray: 2 4; stroke-width: 1.5; }
 svg .halo { paint-order: stroke; stroke: var(--back); stroke-width: 4px; stroke-linejoin: round; }
 svg .strong { fill: var(--text); }
 svg .mark { fill: var(--panel); stroke: var(--soft); }
 .events { margin: 10px 0 0; padding: 0; list-style: none; font-size: 13.5px; columns: 2 380px; column-gap: 32px; }
 .events li { display: flex; gap: 10px; padding: 2px 0; break-inside: avoid; }
-.events b { flex: none; width: 1.9em; text-align: right; color: var(--soft); font-weight: 600; }
-.events time { flex: none; width: 5.2em; color: var(--soft); font-variant-numeric: tabular-nums; }
+.events b { flex: none; min-width: 1.2em; text-align: right; color: var(--soft); font-weight: 600; }
+.events time { flex: none; width: 4.4em; color: var(--soft); font-variant-numeric: tabular-nums; }
 details { margin-top: 36px; } summary { cursor: pointer; font-weight: 600; }
 """

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from kfp_trtllm.core.report import words
-from kfp_trtllm.core.report.chart import Box, Frame, linear_axis, place_label, shortened
+from kfp_trtllm.core.report.chart import WIDE, Box, Frame, linear_axis, place_label, shortened
 from kfp_trtllm.core.report.page import Html, badge, element, page, section, table
 
 
@@ -61,7 +62,7 @@ def _scatter(variants: Sequence[Mapping[str, Any]]) -> list[Html]:
     ]
     x = linear_axis("tokens per second", speeds, ticks=7)
     y = linear_axis("accuracy", [*scores, *worst], zero=False, unit=" %")
-    frame = Frame(x, y, width=992, height=380, right=60)
+    frame = Frame(x, y, width=WIDE, height=380, right=60)
     places = [(frame.x(speed), frame.y(score)) for speed, score in zip(speeds, scores, strict=True)]
     passing = [i for i, one in enumerate(known) if one["passed"]]
     front = [passing[i] for i in pareto_front([(speeds[i], scores[i]) for i in passing])]
@@ -71,8 +72,11 @@ def _scatter(variants: Sequence[Mapping[str, Any]]) -> list[Html]:
         for i in front[1:]:
             corners += [(corners[-1][0], corners[-1][1]), (corners[-1][0], places[i][1]), places[i]]
         path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in corners)
-        drawn.append(element("path", d=path, class_="line level", stroke_width=1.5))
+        drawn.append(element("path", d=path, class_="front"))
     taken = [Box(left=px - 9, top=py - 9, right=px + 9, bottom=py + 9) for px, py in places]
+    for i, j in pairwise(front):
+        (px, _), (qx, qy) = places[i], places[j]
+        taken.append(Box(left=px, top=qy - 2, right=qx, bottom=qy + 2))
     for one, (px, py), low in zip(known, places, worst, strict=True):
         color = "-good" if one.get("chosen") else "0" if one["passed"] else "-bad"
         bottom = frame.y(low)
@@ -85,10 +89,10 @@ def _scatter(variants: Sequence[Mapping[str, Any]]) -> list[Html]:
         color = "-good" if one.get("chosen") else "0" if one["passed"] else "-bad"
         name = shortened(str(one["variant"]))
         text = f"{name} (chosen)" if one.get("chosen") else name if one["passed"] else f"{name} (failed)"
-        left, base = place_label(px, py, text, taken, within=frame)
-        drawn.append(element("text", text, x=left, y=base, class_=f"name halo f{color}"))
+        beside, base, anchor = place_label(px, py, text, taken, within=frame)
+        drawn.append(element("text", text, x=beside, y=base, text_anchor=anchor, class_=f"name halo f{color}"))
     note = (
-        "Up and right is better. Lines reach down to the lower bound of accuracy; variants on the dashed front are "
+        "Up and right is better. Lines reach down to the lower bound of accuracy; variants on the dotted front are "
         "beaten by no other that passed. Hollow ones failed their gate."
     )
     return [section("Accuracy and speed", frame.draw(drawn, "Accuracy by tokens per second"), note=note)]
@@ -104,8 +108,8 @@ def _table(variants: Sequence[Mapping[str, Any]]) -> Html:
         (
             one["variant"],
             verdict(one),
-            words.share(one.get("accuracy")),
-            words.share(one.get("accuracy_lower_bound")),
+            words.percent(one.get("accuracy")),
+            words.percent(one.get("accuracy_lower_bound")),
             f"{one['tokens_per_second']:,.1f}",
             words.size(one["size_bytes"]),
             one.get("reason", ""),

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from kfp_trtllm.core.report import words
 from kfp_trtllm.core.report.chart import (
+    WIDE,
     Frame,
     Level,
     Series,
@@ -58,6 +59,10 @@ def rollout_html(report: Mapping[str, Any]) -> str:
             "failures", "guards", "users".
     """
     text, tone = _OUTCOMES.get(report["outcome"], (str(report["outcome"]), "plain"))
+    reason = str(report["reason"])
+    if reason.startswith(f"{text}: "):  # the badge says so
+        reason = reason[len(text) + 2 :]
+        reason = reason[:1].upper() + reason[1:]
     arms = f"{report['stable']} → {report['canary']}" if report.get("stable") else report["canary"]
     return page(
         f"Rollout of {report['model']}",
@@ -72,7 +77,7 @@ def rollout_html(report: Mapping[str, Any]) -> str:
         *_policy(report),
         subtitle=arms,
         verdict=badge(text, tone),
-        reason=report["reason"],
+        reason=reason,
     )
 
 
@@ -124,7 +129,7 @@ def _traffic(report: Mapping[str, Any]) -> list[Html]:
     if not events:
         return []
     end = _end(report)
-    frame = Frame(time_axis(end), percent_axis("canary's share of traffic"), width=992, height=250, top=44, right=24)
+    frame = Frame(time_axis(end), percent_axis("canary's share of traffic"), width=WIDE, height=250, top=44, right=24)
     corners = [(0.0, 0.0)]
     for event in events:
         corners += [(event["seconds"], corners[-1][1]), (event["seconds"], event["weight"])]
@@ -192,7 +197,7 @@ def _evidence(report: Mapping[str, Any]) -> list[Html]:
         section(
             "Evidence",
             side_by_side(
-                figure("Worse than stable", _e_chart(looks, metrics, "log_e_harm", alarm, "worse: roll back")),
+                figure("Worse than stable", _e_chart(looks, metrics, "log_e_harm", alarm, "roll back")),
                 figure("Good enough", _e_chart(looks, metrics, "log_e_promote", alpha, "good")),
             ),
             note=note,
@@ -208,9 +213,9 @@ def _e_chart(looks: Sequence[Mapping[str, Any]], metrics: Sequence[str], key: st
         Series(
             name=_NAMES.get(metric, metric),
             points=[(0.0, 1.0)] + [(look["seconds"], drawn(look["metrics"][metric][key])) for look in looks],
-            color=color % 4,
+            color=color,
         )
-        for color, metric in zip((0, 1, 2, 3) * len(metrics), metrics, strict=False)
+        for color, metric in zip((3, 2, 4), metrics, strict=False)  # not those of the arms
     ]
     values = [y for one in series for _, y in one.points]
     return lines(
@@ -218,7 +223,7 @@ def _e_chart(looks: Sequence[Mapping[str, Any]], metrics: Sequence[str], key: st
         x=time_axis(looks[-1]["seconds"]),
         y=log_axis("E", min([0.1, *values]), max([10 / alpha, *values])),
         title=f"Evidence over time: {says}",
-        levels=[Level(value=1 / alpha, text=f"{1 / alpha:.0f}: {says}")],
+        levels=[Level(value=1 / alpha, text=f"at {1 / alpha:.0f}: {says}")],
     )
 
 

@@ -12,14 +12,32 @@ def share(value: float | None, digits: int = 3) -> str:
 
 def points(value: float, digits: int = 2) -> str:
     """A signed difference of shares, in percentage points."""
-    return f"{100 * value:+.{digits}f}".replace("-", "−")  # noqa: RUF001 - a minus sign, as wide as the plus
+    return signed(f"{100 * value:+.{digits}f}")
+
+
+def signed(number: str) -> str:
+    """A number with a minus sign, which is as wide as a plus, in place of a hyphen."""
+    return number.replace("-", "\u2212")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share of 1 in percent with as many decimals as its neighbors in a column; "-" when there is none."""
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def evidence(log_e: float) -> str:
     """E from its logarithm: plain near 1, as a power of ten far from it."""
     if abs(log_e) < math.log(1e4):
-        return f"{math.exp(log_e):.3g}"
-    return f"1e{log_e / math.log(10):+.0f}"
+        e = math.exp(log_e)
+        return f"{e:,.0f}" if e >= 100 else f"{e:.3g}"
+    return power(round(log_e / math.log(10)))
+
+
+def power(exponent: int) -> str:
+    """A power of ten, written out where it is short."""
+    if -3 <= exponent <= 4:
+        return f"{10.0**exponent:,.{max(0, -exponent)}f}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def duration(seconds: float) -> str:

@@ -122,9 +122,7 @@ def generate(
     url = f"{_model_url(endpoint, model, version)}/{'generate_stream' if stream else 'generate'}"
     deadline = reading.began + timeout
     try:
-        with _client().stream(
-            "POST", url, json=body, headers=dict(endpoint.headers), timeout=timeout
-        ) as response:
+        with _client().stream("POST", url, json=body, headers=dict(endpoint.headers), timeout=timeout) as response:
             reading.served_by = response.headers.get(SERVED_BY_HEADER, "")
             if response.status_code != 200:
                 reading.error = _refusal(response.status_code, response.read())
@@ -192,9 +190,7 @@ def generate_grpc(
     try:
         with grpcclient.InferenceServerClient(endpoint.grpc) as client:
             client.start_stream(callback=lambda result, error: arrived.put((result, error)), stream_timeout=timeout)
-            client.async_stream_infer(
-                model, inputs, model_version=str(version or ""), enable_empty_final_response=True
-            )
+            client.async_stream_infer(model, inputs, model_version=str(version or ""), enable_empty_final_response=True)
             while True:
                 result, error = arrived.get(timeout=timeout)
                 if error is not None:
@@ -250,7 +246,13 @@ def _tensors(fields: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
 
     from kfp_trtllm.core.serving.schema import INPUTS
 
-    dtypes: dict[str, Any] = {"STRING": np.object_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_}
+    dtypes: dict[str, Any] = {
+        "STRING": np.object_,
+        "INT32": np.int32,
+        "INT64": np.int64,
+        "FP32": np.float32,
+        "BOOL": np.bool_,
+    }
     kinds = {field.name: field.datatype for field in INPUTS}
     found = []
     for name, value in fields.items():
@@ -268,7 +270,13 @@ def _plain(data: Any) -> list[Any]:
 
 def _scalar(data: Any) -> Any:
     value = data.ravel()[0]
-    return value.decode(errors="replace") if isinstance(value, bytes) else value.item() if hasattr(value, "item") else value
+    return (
+        value.decode(errors="replace")
+        if isinstance(value, bytes)
+        else value.item()
+        if hasattr(value, "item")
+        else value
+    )
 
 
 def _refusal(status: int, body: bytes) -> str:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from kfp_trtllm.core.targets.base import Endpoint
 from kfp_trtllm.core.traffic.client import Answer, generate
@@ -62,7 +63,7 @@ class Prober:
             start: Probes that were sent before, to go on behind them.
         """
         self.model, self.gateway, self.stable, self.canary = model, gateway, stable, canary
-        self._options = {
+        self._options: dict[str, Any] = {
             "apply_chat_template": chat,
             "stream": stream,
             "max_tokens": max_tokens,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 from pathlib import Path
 
 from kfp_trtllm.errors import InvalidSpec, unknown
@@ -13,6 +15,14 @@ _PREFIX = "kfp_"
 def own_tasks() -> tuple[str, ...]:
     """Names of our tasks and groups, sorted."""
     return tuple(sorted(path.stem for path in FOLDER.glob(f"{_PREFIX}*.yaml")))
+
+
+def fingerprint() -> str:
+    """Digest of our tasks' files and the harness's version: what an evaluation that is kept depends on besides its names."""
+    digest = hashlib.sha256(importlib.metadata.version("lm-eval").encode())
+    for path in sorted(FOLDER.glob("*.*")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def check_own(name: str) -> bool:

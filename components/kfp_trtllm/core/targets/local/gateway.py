@@ -56,7 +56,7 @@ def configuration(state: State, folder: Path) -> dict[str, Any]:
         _route(
             {"header": {REVISION_HEADER: ["*"]}}, _error(404, f"no revision has the name given in {REVISION_HEADER}")
         ),
-        *(_unaddressed(name, model, state) for name, model in sorted(state.models.items())),
+        *(_unaddressed(name, model, state) for name, model in sorted(state.models.items()) if model.serves),
         _route({"path": ["/v2/health/live"]}, {"handler": "static_response", "status_code": 200}),
         _route({"path": ["/v2/health/ready"]}, _ready(state)),
         _route({}, _error(404, "the gateway serves /v2/models/<model> and /v2/health, and knows no such model")),
@@ -199,6 +199,7 @@ def _proxy(turns: Sequence[tuple[str, int, int]], served_by: str) -> dict[str, A
             "protocol": "http",
             "compression": False,  # else Caddy asks Triton for gzip, which holds a stream back
             "dial_timeout": "2s",
+            "keep_alive": {"idle_timeout": "1s"},  # a Triton that ends waits for idle connections as for busy ones
         },
         "headers": {"response": {"set": {SERVED_BY_HEADER: [served_by]}}},
     }

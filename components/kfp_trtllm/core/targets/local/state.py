@@ -87,6 +87,11 @@ class Model:
     weights: Mapping[str, int] = field(default_factory=dict)
     rollout: dict[str, Any] | None = None
 
+    @property
+    def serves(self) -> bool:
+        """Whether anything is deployed; a model may be known by its rollout only."""
+        return bool(self.stable or self.canary)
+
 
 @dataclass
 class State:

@@ -92,9 +92,10 @@ class LocalTarget:
     def endpoint(self, model: str, revision: Revision | None = None) -> Endpoint:
         """See `base.Target`. gRPC does not pass through the gateway: without a revision it is stable's own port."""
         state = self._file.read()
-        name = state.model(model).stable if revision is None else revision.name
+        entry = state.model(model)
+        name = entry.stable if revision is None else revision.name
         server = state.servers.get(name)
-        if state.gateway is None or (revision is not None and server is None):
+        if state.gateway is None or not entry.serves or (revision is not None and server is None):
             raise DeployFailed(f"{name or model} is not deployed to target local.")
         return Endpoint(
             url=f"http://{loopback.ADDRESS}:{state.gateway.port}",
@@ -165,7 +166,11 @@ class LocalTarget:
 
     def logs(self, revision: Revision, lines: int = 40) -> str:
         """See `base.Target`. The log outlives its revision."""
-        return tail(triton.read_log(self._log(revision.name)), lines)
+        return self.log_of(revision.name, lines)
+
+    def log_of(self, name: str, lines: int = 40) -> str:
+        """The end of a revision's log, by its name."""
+        return tail(triton.read_log(self._log(name)), lines)
 
     # What changes
 

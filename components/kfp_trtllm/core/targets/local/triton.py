@@ -86,17 +86,15 @@ def backends(root: Path) -> Path:
 def environment() -> dict[str, str]:
     """The environment that tritonserver needs, on top of this process's.
 
-    The stub ignores PYTHONPATH and VIRTUAL_ENV (it starts an isolated interpreter): it takes the `python3` that is
+    The stub starts an isolated interpreter, which ignores every PYTHON* variable: it takes the `python3` that is
     first on PATH, and with it that interpreter's site-packages.
     """
     libraries = [str(installation().libraries), sysconfig.get_config_var("LIBDIR") or ""]
     python = str(Path(sys.executable).parent)
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        **os.environ,
         "PATH": os.pathsep.join([python, os.environ.get("PATH", os.defpath)]),
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [*libraries, os.environ.get("LD_LIBRARY_PATH", "")])),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",  # the repository is read-only and hashed: no __pycache__ beside model.py
     }
 
 
