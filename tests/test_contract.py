@@ -82,7 +82,7 @@ def test_the_signature_says_what_the_spec_says(name: str) -> None:
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         assert declared[field.name].default == (None if field.default is dataclasses.MISSING else default), field.name
         if name != "check_release":
-            assert declared[field.name].description == documented[field.name], field.name
+            assert " ".join(declared[field.name].description.split()) == documented[field.name], field.name
 
 
 def test_check_release_knows_every_parameter_of_every_step() -> None:
@@ -154,7 +154,17 @@ def test_each_component_runs_by_hand_and_its_help_names_every_parameter(name: st
 def test_require_verdict_by_hand_ends_with_the_verdicts_code() -> None:
     for verdict, code in (("passed", 0), ("rolled_back", 3), ("failed", 4), ("inconclusive", 5), ("perhaps", 2)):
         done = subprocess.run(
-            [sys.executable, "-m", "kfp_trtllm.require_verdict", "--gate", "rollout", "--verdict", verdict, "--reason", "why"],
+            [
+                sys.executable,
+                "-m",
+                "kfp_trtllm.require_verdict",
+                "--gate",
+                "rollout",
+                "--verdict",
+                verdict,
+                "--reason",
+                "why",
+            ],
             capture_output=True,
             text=True,
         )

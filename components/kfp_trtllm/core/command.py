@@ -51,7 +51,9 @@ def main(spec_class: type[Any], run: Callable[..., Any], argv: Sequence[str] | N
     with step(name):
         result = run(spec_class(**values), **artifacts)
     if result is not None:
-        document = dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
+        document = (
+            dataclasses.asdict(result) if dataclasses.is_dataclass(result) and not isinstance(result, type) else result
+        )
         json.dump(document, sys.stdout, indent=1, default=str)
         print()
 

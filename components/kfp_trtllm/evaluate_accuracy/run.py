@@ -33,7 +33,8 @@ def run(
     candidate = Manifest.read(engine)
     facts = candidate.facts_as(EngineFacts)
     if not spec.accuracy_gate:
-        return _finish({"verdict": "skipped", "reason": "accuracy_gate is off"}, evaluation, report)
+        skipped = {"model": facts.name, "verdict": "skipped", "reason": "accuracy_gate is off"}
+        return _finish(skipped, evaluation, report)
     from kfp_trtllm.core.evaluation.compare import compare
     from kfp_trtllm.core.evaluation.reference import TransformersModel
 
@@ -106,8 +107,7 @@ def _finish(comparison: dict[str, Any], evaluation: Path, report: Path | None) -
     if report is not None:
         from kfp_trtllm.core.report.accuracy import accuracy_html
 
-        skipped = f"<!doctype html><title>Accuracy</title><p>{comparison['reason']}</p>"
-        Path(report).write_text(accuracy_html(comparison) if overall else skipped, encoding="utf-8")
+        Path(report).write_text(accuracy_html(comparison), encoding="utf-8")
     note(f"accuracy {comparison['verdict']}: {comparison['reason']}")
     if overall:
         fact(result=f"{overall['candidate']:.3f} (checkpoint {overall['reference']:.3f})")

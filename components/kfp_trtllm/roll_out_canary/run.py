@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +25,8 @@ from kfp_trtllm.roll_out_canary.spec import Rollout
 
 _WARM_UP = 3  # pairs that are not counted: a new process fills its caches
 _CALIBRATION = 8  # further pairs that tell stable's own latency
-_SLACK = 1.5  # an SLO that nobody gave is this many times stable's worst in the calibration
+_SLACK = 3.0  # an SLO that nobody gave is this many times stable's median in the calibration
+_ALARM = 1e-5  # for the split, which is looked at many times: too small for chance to add up
 _LOOK = 5  # pairs and unaddressed requests between two decisions
 _SAMPLES = 6  # answers kept for the report
 _OUTCOMES = {"promote": "promoted", "roll_back": "rolled_back", "inconclusive": "inconclusive"}
@@ -188,8 +190,10 @@ class _Trial:
                 f"stable {self.stable.name} gives no good answers to calibrate latency with "
                 f"({failure(pairs[0].stable)}): give slo_ttft_ms and slo_itl_ms, or mend stable."
             )
-        ttft = self.spec.slo_ttft_ms or _SLACK * max((1e3 * answer.ttft_seconds for answer in good), default=0.0)
-        itl = self.spec.slo_itl_ms or _SLACK * max((_itl_ms(answer) for answer in good), default=0.0)
+        ttft = self.spec.slo_ttft_ms or _SLACK * statistics.median(
+            [1e3 * answer.ttft_seconds for answer in good] or [0]
+        )
+        itl = self.spec.slo_itl_ms or _SLACK * statistics.median([_itl_ms(answer) for answer in good] or [0])
         self.saved["slo"] = {"ttft_ms": round(ttft, 2), "itl_ms": round(itl, 2)}
         self.mark(f"latency bounds: first token {ttft:.0f} ms, between tokens {itl:.0f} ms")
 
@@ -251,7 +255,7 @@ class _Trial:
     def _check_split(self, *, final: bool) -> str:
         """Words when unaddressed requests do not follow the weights; a step's last check goes into the report."""
         weights = {self.canary.name: self.weight, self.stable.name: 100 - self.weight}
-        check = observed_split(self.saved["served"], weights)
+        check = observed_split(self.saved["served"], weights, alpha=_ALARM)
         if final or check.ok is False:
             self.saved["split"].append(
                 {"weight": self.weight, "counts": dict(self.saved["served"]), "ok": check.ok, "text": check.text}
@@ -309,12 +313,12 @@ class _Trial:
         within = min(1.0, self.evidence.step_requests / needed)
         if step == steps - 1:
             enough = -math.log(self.policy.alpha)
-            within = min(max(0.0, row["log_e_promote"]) / enough for row in self.saved["rows"])
+            within = min(max(0.0, float(row["log_e_promote"])) / enough for row in self.saved["rows"])
         bar.what = f"Rolling out, canary at {self.weight} %"
         bar.update(100.0 * (step + min(1.0, within)))
 
     def _seconds(self) -> float:
-        return round(time.monotonic() - self._began, 3)
+        return float(round(time.monotonic() - self._began, 3))
 
     def _shown_weight(self) -> int:
         outcome = self.saved.get("outcome")

@@ -25,7 +25,7 @@ class Rollout:
         rollout_margin: A rate of bad answers up to this many times stable's counts as no worse.
         max_error_rate: Share of failed or empty answers that is tolerated whatever stable does.
         max_slow_rate: Share of answers slower than an SLO that is tolerated whatever stable does.
-        slo_ttft_ms: Time to the first token, in ms, beyond which an answer is slow; 0 takes 1.5 times stable's worst
+        slo_ttft_ms: Time to the first token, in ms, beyond which an answer is slow; 0 takes 3 times stable's median
             in a short calibration.
         slo_itl_ms: Mean time between tokens, in ms, beyond which an answer is slow; 0 as above.
         min_step_requests: Paired probes per step before the next one.

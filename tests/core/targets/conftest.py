@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kfp_trtllm.core.targets.local import LocalTarget, gateway, loopback, processes
+from kfp_trtllm.core.targets.local import LocalTarget, gateway, loopback, processes, triton
+from kfp_trtllm.core.targets.local.state import Server, StateFile
+from kfp_trtllm.errors import DeployFailed
 
 
 @pytest.fixture
@@ -16,4 +18,14 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalTar
     local = LocalTarget(drain_seconds=5)
     yield local
     root = (tmp_path / "home" / "local").resolve()
-    processes.stop(root, list(processes.marked(root)), grace_seconds=0)
+    tokens = [*processes.marked(root), *(server.token for server in _servers(root))]
+    processes.stop(root, tokens, grace_seconds=0)
+    for token in tokens:
+        triton.free_shared_memory(token)
+
+
+def _servers(root: Path) -> list[Server]:
+    try:
+        return list(StateFile(root).read().servers.values())
+    except DeployFailed:  # what the test was about
+        return []

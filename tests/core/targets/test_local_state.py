@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from echo_repository import echo
-
 from kfp_trtllm.core.targets.local import gateway, loopback, processes, triton
 from kfp_trtllm.core.targets.local.state import Gateway, Model, Server, State, StateFile
 from kfp_trtllm.errors import DeployFailed
@@ -145,8 +144,9 @@ def test_free_ports_avoid_promised_ones() -> None:
     assert len(set(ports)) == 50
     assert not set(loopback.free_ports(50, ports)) & set(ports)
     with socket.create_server(("0.0.0.0", 0)) as other:
-        assert not loopback.is_free(other.getsockname()[1])
-    assert loopback.is_free(other.getsockname()[1])
+        port = other.getsockname()[1]
+        assert not loopback.is_free(port)
+    assert loopback.is_free(port)
 
 
 def test_the_last_words_of_triton() -> None:

@@ -246,7 +246,7 @@ def test_a_model_that_dies_while_loading(target: LocalTarget, tmp_path: Path) ->
 
 def test_a_repository_that_is_none(target: LocalTarget, tmp_path: Path) -> None:
     revision, _ = echo(tmp_path)
-    with pytest.raises(DeployFailed, match="lacks its config.pbtxt"):
+    with pytest.raises(DeployFailed, match=r"lacks its config\.pbtxt"):
         target.deploy(revision, tmp_path)
     with pytest.raises(DeployFailed, match="needs the repository as a folder"):
         target.deploy(revision, "gs://bucket/repository")
@@ -285,7 +285,11 @@ def test_restore_mends_a_dead_stable_first(target: LocalTarget, tmp_path: Path) 
     stable = release(target, echo(tmp_path, "one"))
     canary = deploy(target, echo(tmp_path, "two"))
     target.split("echo", {stable.name: 50, canary.name: 50})
-    os.kill(target._file.read().servers[stable.name].process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+    triton_process = target._file.read().servers[stable.name].process
+    assert triton_process is not None
+    os.kill(triton_process.pid, signal.SIGKILL)
+    while triton_process.alive:
+        time.sleep(0.01)
     target.restore("echo")
     assert words(ask(target, "still here")) == ["still", "here"]
     assert ask(target, "x").headers[SERVED_BY_HEADER] == stable.name
@@ -532,6 +536,16 @@ def test_stop_leaves_nothing_and_all_can_start_again(target: LocalTarget, tmp_pa
     assert words(ask(target, "again")) == ["again"]
 
 
+def test_stop_needs_no_gateway(target: LocalTarget, tmp_path: Path) -> None:
+    release(target, echo(tmp_path))
+    gateway = target._file.read().gateway
+    assert gateway is not None
+    processes.stop(target.root, [gateway.token], grace_seconds=0)
+    target.stop()
+    assert running(target) == 0
+    assert target._file.read().gateway is None
+
+
 def test_two_processes_take_turns(target: LocalTarget, tmp_path: Path) -> None:
     one, two = echo(tmp_path, model="echo"), echo(tmp_path, model="echo-b")
     others = [LocalTarget(), LocalTarget()]
@@ -558,7 +572,7 @@ def test_a_state_of_a_newer_version(target: LocalTarget, tmp_path: Path) -> None
     text = json.dumps({"schema": 99, "all": "different"})
     target._file.path.write_text(text)
     for call in (lambda: target.state("echo"), lambda: target.deploy(*echo(tmp_path)), target.stop):
-        with pytest.raises(DeployFailed, match="written by schema 99.*upgrade kfp-trtllm"):
+        with pytest.raises(DeployFailed, match=r"written by schema 99.*upgrade kfp-trtllm"):
             call()
     assert target._file.path.read_text() == text, "left as it is"
 

@@ -50,9 +50,11 @@ class TritonPythonModel:
                 if fields.stream and not self._decoupled:
                     raise RequestError("stream must be false: this model was packaged with decoupled false.")
                 self._responder.take(fields, sender)
-            except (RequestError, EngineFailed) as error:
-                _send_error(sender, str(error))
-            except Exception as error:
+            except RequestError as error:
+                _send_error(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+            except EngineFailed as error:
+                _send_error(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
+            except Exception as error:  # one odd request must not end the others
                 _send_error(sender, f"the request can't be read ({type(error).__name__}).")
 
     def finalize(self) -> None:
@@ -185,8 +187,9 @@ def _response(piece: Piece) -> Any:
     )
 
 
-def _send_error(sender: Any, message: str) -> None:
+def _send_error(sender: Any, message: str, code: Any = None) -> None:
+    error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL if code is None else code)
     sender.send(
-        pb_utils.InferenceResponse(error=pb_utils.TritonError(message)),
+        pb_utils.InferenceResponse(error=error),
         flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
     )

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import sysconfig
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from kfp_trtllm.errors import DeployFailed
 DEFAULT_PORT = 8700
 PORT_VARIABLE = "KFP_TRTLLM_GATEWAY_PORT"
 
+_ADMIN_ATTEMPTS = 5
 _SHARES = "shares of "  # and a model's name: the @id of the handler that splits its traffic
 
 
@@ -109,33 +111,50 @@ def shares(config: Any, model: str) -> dict[str, int]:
 def load(gateway: Gateway, config: Mapping[str, Any]) -> None:
     """Replaces the running gateway's configuration and reads it back; DeployFailed when it is not what was asked."""
     try:
-        answer = loopback.call(gateway.admin, "POST", "/load", document=config, timeout=30)
+        answer = _admin(gateway, "POST", "/load", config)
     except OSError as error:
         raise DeployFailed(f"the gateway's admin API on port {gateway.admin} does not answer: {error}.") from None
     if answer.status != 200:
         raise DeployFailed(f"the gateway refused its configuration with {answer.status}: {answer.body.strip()}")
-    if running(gateway) != config:
+    found = running(gateway)
+    if found is None:
+        raise DeployFailed("the gateway took its configuration, but does not tell which one it runs.")
+    if found != config:
         raise DeployFailed("the gateway's configuration is not the one that was loaded: somebody else changed it.")
 
 
 def running(gateway: Gateway) -> Any:
     """The configuration that the gateway itself says it runs, None when it does not answer."""
+    return _document(gateway, "/config/")
+
+
+def in_flight(gateway: Gateway, port: int) -> int:
+    """Requests that the gateway has sent to a server and that are not answered to their end."""
+    address = f"{loopback.ADDRESS}:{port}"
+    upstreams = _document(gateway, "/reverse_proxy/upstreams") or []
+    return sum(int(entry["num_requests"]) for entry in upstreams if entry["address"] == address)
+
+
+def _document(gateway: Gateway, path: str) -> Any:
     try:
-        answer = loopback.call(gateway.admin, "GET", "/config/", timeout=5)
+        answer = _admin(gateway, "GET", path)
         return json.loads(answer.body) if answer.status == 200 else None
     except (OSError, ValueError):
         return None
 
 
-def in_flight(gateway: Gateway, port: int) -> int:
-    """Requests that the gateway has sent to a server and that are not answered to their end."""
-    try:
-        answer = loopback.call(gateway.admin, "GET", "/reverse_proxy/upstreams")
-        upstreams = json.loads(answer.body)
-    except (OSError, ValueError):
-        return 0
-    address = f"{loopback.ADDRESS}:{port}"
-    return sum(int(entry["num_requests"]) for entry in upstreams or [] if entry["address"] == address)
+def _admin(gateway: Gateway, method: str, path: str, document: Any = None) -> loopback.Answer:
+    """Calls the admin API. A new configuration restarts it too, which may cut off the call after it: that is repeated."""
+    for attempt in range(1, _ADMIN_ATTEMPTS + 1):
+        try:
+            return loopback.call(gateway.admin, method, path, document=document, timeout=30)
+        except ConnectionRefusedError:  # nobody is there
+            raise
+        except OSError:
+            if attempt == _ADMIN_ATTEMPTS:
+                raise
+            time.sleep(0.05)
+    raise AssertionError
 
 
 def interleaved(weights: Mapping[str, int]) -> list[tuple[str, int]]:

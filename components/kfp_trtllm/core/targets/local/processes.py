@@ -112,9 +112,13 @@ def leader(root: Path, token: str) -> Process | None:
     return None
 
 
-def lost_child(pid: int) -> bool:
-    """Whether a process has a child that died and was not collected."""
-    return any(fields[0] == "Z" and fields[1] == str(pid) for fields in map(_stat, _pids()) if fields)
+def lost_child(pid: int, name: str) -> bool:
+    """Whether a process has a child of that name (as the kernel shortens it) that died and was not collected."""
+    for child in _pids():
+        fields = _stat(child)
+        if fields and fields[0] == "Z" and fields[1] == str(pid) and _name(child) == name[:15]:
+            return True
+    return False
 
 
 def stop(root: Path, tokens: Sequence[str], *, grace_seconds: float) -> None:
@@ -162,6 +166,13 @@ def _signal(process: Process, signum: signal.Signals) -> None:
 def _pids() -> Iterator[int]:
     own = os.getpid()
     return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    except OSError:
+        return ""
 
 
 def _stat(pid: int) -> list[str]:

@@ -296,7 +296,7 @@ class LocalTarget:
                 state.change(name, stable="", canary="", retiring=retiring, weights={}, rollout=None)
             self._file.write(state)
             if state.servers:
-                self._apply(state)
+                self._unroute(state)
                 self._retire(state)
             if not state.servers and state.gateway is not None:
                 processes.stop(self.root, [state.gateway.token], grace_seconds=5)
@@ -370,9 +370,14 @@ class LocalTarget:
         return process if process is not None and process.alive else None
 
     def _runs(self, server: Server) -> bool:
-        """Whether Triton and its model's process run; Triton reports itself ready when the latter has died."""
+        """Whether Triton and its model's process run; Triton reports itself ready when the latter has died.
+
+        While it starts, Triton ends such processes itself, and ends with them when the model can't be loaded.
+        """
         process = self._process(server)
-        return process is not None and not processes.lost_child(process.pid)
+        if process is None:
+            return False
+        return not (server.was_ready and processes.lost_child(process.pid, triton.STUB))
 
     def _end(self, servers: Sequence[Server], grace_seconds: float) -> None:
         """Stops Tritons side by side; one whose model's process died would only sit out its timeout."""
@@ -393,8 +398,8 @@ class LocalTarget:
                     break
                 time.sleep(_POLL_SECONDS)
         state.servers = {name: server for name, server in state.servers.items() if name not in names}
-        if servers and state.gateway is not None:
-            self._apply(state)
+        if servers:
+            self._unroute(state)
         self._end(servers, triton.EXIT_TIMEOUT_SECONDS + 3)
         for server in servers:
             _remove_folder(self.repository_folder(server.revision))
@@ -415,7 +420,7 @@ class LocalTarget:
         for token in strangers:
             triton.free_shared_memory(token)
         if any(entry.retiring for entry in state.models.values()):
-            self._apply(state)
+            self._unroute(state)
             self._retire(state)
 
     # The gateway
@@ -438,6 +443,11 @@ class LocalTarget:
             "the gateway did not start; the end of its log:\n"
             + tail(triton.read_log(self._gateway_folder / "caddy.log"))
         )
+
+    def _unroute(self, state: State) -> None:
+        """Takes away the routes of what is to be stopped; a gateway that does not run has none."""
+        if state.gateway is not None and self._process(state.gateway) is not None:
+            self._apply(state)
 
     def _start_gateway(self, state: State) -> bool:
         """Starts Caddy on the port it had, else on the wanted one, else on a free one; whether it came up."""

@@ -19,7 +19,7 @@ from kfp_trtllm.errors import DeployFailed, tail
 
 EXIT_TIMEOUT_SECONDS = 15  # for requests that did not come through the gateway and so were not waited for before
 _SHARED_MEMORY = Path("/dev/shm")
-_STUB = "triton_python_backend_stub"
+STUB = "triton_python_backend_stub"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def installation() -> Installation:
     found = Installation(
         server=parts / "bin" / "tritonserver",
         backend=parts / "backends" / "python",
-        stub=parts / "python_backend_stubs" / python / _STUB,
+        stub=parts / "python_backend_stubs" / python / STUB,
         libraries=package.parent / "nvidia_pytriton.libs",
         version=importlib.metadata.version("nvidia-pytriton"),
     )
@@ -73,8 +73,8 @@ def backends(root: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
         draft = Path(temporary) / "draft"
         shutil.copytree(triton.backend, draft / "python", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy2(triton.stub, draft / "python" / _STUB)
-        (draft / "python" / _STUB).chmod(0o755)
+        shutil.copy2(triton.stub, draft / "python" / STUB)
+        (draft / "python" / STUB).chmod(0o755)
         try:
             draft.rename(folder)
         except OSError:
