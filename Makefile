@@ -39,6 +39,7 @@ check: $(READY)  ## Look for faults without changing anything: style, types, com
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pipelines.compile --check
+	@$(BIN)/python -m pipelines.document --check
 
 .PHONY: fix
 fix: $(READY)  ## Mend style
@@ -46,8 +47,9 @@ fix: $(READY)  ## Mend style
 	@$(BIN)/ruff format .
 
 .PHONY: compile
-compile: $(READY)  ## Compile pipelines and components into compiled/
+compile: $(READY)  ## Compile pipelines and components into compiled/, and the tables of the READMEs
 	@$(BIN)/python -m pipelines.compile
+	@$(BIN)/python -m pipelines.document
 
 .PHONY: bench
 bench: $(READY)  ## Measure speeds, as ratios, into docs/benchmarks.md

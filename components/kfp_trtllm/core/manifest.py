@@ -79,9 +79,16 @@ class Manifest:
 
     def facts_as(self, facts_class: type[F]) -> F:
         """The facts as a dataclass; facts that it doesn't know are left out, missing ones take its defaults."""
-        names = {f.name for f in dataclasses.fields(facts_class)}  # type: ignore[arg-type]
+        kinds = {f.name: f.type for f in dataclasses.fields(facts_class)}  # type: ignore[arg-type]
         try:
-            return facts_class(**{key: value for key, value in self.facts.items() if key in names})
+            # JSON has no tuples.
+            return facts_class(
+                **{
+                    name: tuple(value) if str(kinds[name]).startswith("tuple") else value
+                    for name, value in self.facts.items()
+                    if name in kinds
+                }
+            )
         except TypeError as error:
             raise StoreError(
                 f"the {self.kind} manifest lacks facts that {facts_class.__name__} needs: {error}."

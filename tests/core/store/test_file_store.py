@@ -74,7 +74,7 @@ def test_an_index_entry_whose_bytes_are_gone_counts_as_none(store: FileStore) ->
     assert store.lookup("engine", "k") == manifest
     blob(store, manifest.file("a")).unlink()
     assert store.lookup("engine", "k") is None
-    with pytest.raises(StoreError, match="no longer holds a of a checkpoint.*made anew"):
+    with pytest.raises(StoreError, match=r"no longer holds a of a checkpoint.*made anew"):
         store.get(manifest.digest)
 
 

@@ -74,8 +74,10 @@ class FileStore:
         with self._io():
             self.root.mkdir(parents=True, exist_ok=True)
             marker = self.root / "store.json"
+            # Another process may be making the store at this moment: look for its marker last.
+            strangers = [e for e in self.root.iterdir() if not e.name.startswith(".") and e.name != "lost+found"]
             if not marker.exists():
-                if any(entry.name not in ("locks", "lost+found") for entry in self.root.iterdir()):
+                if strangers:
                     raise StoreError(f"{self.root} is neither empty nor a store: choose another folder.")
                 self._write_json(marker, {"schema": SCHEMA})
             try:

@@ -55,6 +55,7 @@ class _Reading:
         self.text, self.reason, self.error, self.served_by = "", "", "", ""
         self.input_tokens = self.output_tokens = 0
         self.gaps: list[float] = []
+        self.unheard = False  # the connection ended before the server said anything
 
     def piece(self, values: Mapping[str, Any]) -> None:
         """One response of the model, as JSON values by name."""
@@ -115,11 +116,19 @@ def generate(
         timeout: Seconds for the whole answer.
         fields: Further fields of the request, such as max_tokens or apply_chat_template.
     """
+    body = {"text_input": prompt, "stream": stream, **fields}
+    url = f"{_model_url(endpoint, model, version)}/{'generate_stream' if stream else 'generate'}"
+    reading = _read_http(endpoint, url, body, stream=stream, timeout=timeout)
+    if reading.unheard:
+        # A gateway that takes a new configuration closes idle connections; nothing was asked yet, so ask again.
+        reading = _read_http(endpoint, url, body, stream=stream, timeout=timeout)
+    return reading.answer()
+
+
+def _read_http(endpoint: Endpoint, url: str, body: Mapping[str, Any], *, stream: bool, timeout: float) -> _Reading:
     import httpx
 
     reading = _Reading()
-    body = {"text_input": prompt, "stream": stream, **fields}
-    url = f"{_model_url(endpoint, model, version)}/{'generate_stream' if stream else 'generate'}"
     deadline = reading.began + timeout
     try:
         with _client().stream("POST", url, json=body, headers=dict(endpoint.headers), timeout=timeout) as response:
@@ -139,7 +148,8 @@ def generate(
         reading.error = f"no answer within {timeout:g} s"
     except (httpx.HTTPError, ValueError) as error:
         reading.error = _words(error)
-    return reading.answer()
+        reading.unheard = isinstance(error, httpx.RemoteProtocolError | httpx.WriteError) and not reading.served_by
+    return reading
 
 
 def infer(
