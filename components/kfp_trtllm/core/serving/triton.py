@@ -2,13 +2,15 @@
 
 Responses go out through response senders, in the decoupled mode and in the other one, so `execute` returns at once
 and all requests meet in the engine. Neither prompts nor answers are logged.
+
+A client that goes away ends its request where Triton notices: on gRPC, and on HTTP while a stream is read. Triton 2.51
+does not look whether the client of /generate or /infer is still there, so such a request runs to its max_tokens.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import queue
 import threading
 import time
@@ -56,6 +58,10 @@ class TritonPythonModel:
                 _send_error(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
             except Exception as error:  # one odd request must not end the others
                 _send_error(sender, f"the request can't be read ({type(error).__name__}).")
+
+    def is_ready(self) -> bool:
+        """Whether the engine still takes requests. Tritons from 2026 on ask; for older ones its refusals must speak."""
+        return not self._service.engine.failure
 
     def finalize(self) -> None:
         """Gives requests under way time to end, then ends all threads."""
@@ -119,8 +125,6 @@ class Responder:
             if time.monotonic() - polled >= _POLL_SECONDS:
                 self._drop_gone()
                 polled = time.monotonic()
-            if self._service.engine.failure and not self._senders:
-                self._give_up()
 
     def _send(self, key: int, piece: Piece) -> None:
         with self._lock:
@@ -130,6 +134,7 @@ class Responder:
                 self._handles.pop(key, None)
         try:
             if piece.error:
+                pb_utils.Logger.log_error(f"{self._name}: {piece.error}")
                 _send_error(sender, piece.error)
             else:
                 flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if piece.last else 0
@@ -146,11 +151,6 @@ class Responder:
         for sender, handle in under_way:
             if sender.is_cancelled():
                 handle.cancel()
-
-    def _give_up(self) -> None:
-        """Ends the process: Triton then reports the failure and starts the model anew with the next request."""
-        pb_utils.Logger.log_error(f"{self._name}: {self._service.engine.failure} The process ends.")
-        os._exit(1)
 
 
 def _read(request: Any) -> dict[str, Any]:
