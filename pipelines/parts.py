@@ -39,11 +39,11 @@ def build(checked: dsl.PipelineTask, p: dict[str, Any]) -> Any:
     def only(*names: str) -> dict[str, Any]:
         return {name: p[name] for name in ("store", *names)}
 
-    resolved = on_cpu(resolve_model(source=p["source"]), "Resolve model", cached=False, retries=2).after(checked)
+    resolved = on_cpu(resolve_model(source=p["source"]), "Resolve model", cached=False, retries=1).after(checked)
     fetched = on_cpu(
         fetch_model(source=resolved.outputs["source"], revision=resolved.outputs["revision"], **only("allow_pickle")),
         "Fetch model",
-        retries=2,
+        retries=1,
         **_HEAVY,
     )
     # One variant after the other: two builds or two measurements on one machine would disturb each other.

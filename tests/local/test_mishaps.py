@@ -128,7 +128,7 @@ def bad_checkpoint(source: Path, target: Path, fault: str) -> Path:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("missing", "there is no"),
+        ("missing", "does not exist"),
         ("config", "config.json"),
         ("truncated", "model.safetensors"),
         ("architecture", "MambaForCausalLM"),

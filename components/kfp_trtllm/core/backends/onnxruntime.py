@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import math
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kfp_trtllm.core import rules
 from kfp_trtllm.core.backends.base import BuildPlan, Generated, Memory, PlanRequest, Sampling, Tensor
 from kfp_trtllm.core.process import run_tool
 from kfp_trtllm.core.serving.engine import Event, Generation, Settings
@@ -24,26 +27,75 @@ VARIANTS = {
     "int4": "linear layers in blocks of 32 weights of 4 bits, with one 32-bit scale each",
     "int8": "linear layers in blocks of 32 weights of 8 bits, with one 32-bit scale each",
 }
-# Text decoders whose graphs take nothing but tokens, a mask and a key-value cache, of those that the builder knows.
+# Those that the builder knows and that gave the same logits as transformers, built small and at random.
 ARCHITECTURES = (
     "Ernie4_5ForCausalLM",
     "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
     "GemmaForCausalLM",
     "GraniteForCausalLM",
+    "HunYuanDenseV1ForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "NemotronForCausalLM",
-    "OlmoForCausalLM",
     "Phi3ForCausalLM",
     "PhiForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
-    "SmolLM3ForCausalLM",
 )
+_MORE_THAN_TEXT = "its graph takes more than text"
+_STATE = "its layers keep a state besides keys and values, which can't be batched continuously"
+_REMOTE = "it needs code from its checkpoint, which is never run"
+_EXPERTS = "mixtures of experts are quantized in ways that this backend has not tried"
+# The rest of what the builder knows, and why it is refused.
+REFUSED = {
+    "ChatGLMForConditionalGeneration": _REMOTE,
+    "ChatGLMModel": _REMOTE,
+    "Gemma3ForCausalLM": "the model builder can't read its two kinds of positions",
+    "Gemma3ForConditionalGeneration": _MORE_THAN_TEXT,
+    "Gemma4ForConditionalGeneration": _MORE_THAN_TEXT,
+    "Gemma4UnifiedForConditionalGeneration": _MORE_THAN_TEXT,
+    "GptOssForCausalLM": _EXPERTS,
+    "GraniteMoeHybridForCausalLM": _STATE,
+    "InternLM2ForCausalLM": _REMOTE,
+    "Lfm2AudioForConditionalGeneration": _MORE_THAN_TEXT,
+    "Lfm2ForCausalLM": _STATE,
+    "Lfm2MoeForCausalLM": _STATE,
+    "Lfm2VlForConditionalGeneration": _MORE_THAN_TEXT,
+    "Mistral3ForConditionalGeneration": _MORE_THAN_TEXT,
+    "OlmoForCausalLM": "the model builder's graph gives other results than transformers",
+    "Phi3SmallForCausalLM": _REMOTE,
+    "Phi3VForCausalLM": _MORE_THAN_TEXT,
+    "Phi4MMForCausalLM": _MORE_THAN_TEXT,
+    "PhiMoEForCausalLM": _EXPERTS,
+    "Qwen2_5_VLForConditionalGeneration": _MORE_THAN_TEXT,
+    "Qwen3VLForConditionalGeneration": _MORE_THAN_TEXT,
+    "Qwen3_5ForConditionalGeneration": _MORE_THAN_TEXT,
+    "Qwen3_5MoeForConditionalGeneration": _MORE_THAN_TEXT,
+    "SmolLM3ForCausalLM": "the model builder can't write its layers without positions for a CPU",
+    "VideoChatFlashQwenForCausalLM": _MORE_THAN_TEXT,
+    "WhisperForConditionalGeneration": _MORE_THAN_TEXT,
+}
+# Their sliding window does not reach the graph, so answers are right only as long as all tokens are within it.
+_WINDOW_IGNORED = ("MistralForCausalLM", "Phi3ForCausalLM")
+# What comes nearest to precisions that a CPU can't run.
+_INSTEAD = {
+    "bf16": "fp32",
+    "fp16": "fp32",
+    "fp8": "int8",
+    "int4_awq": "int4",
+    "int8_sq": "int8",
+    "nvfp4": "int4",
+    "w4a8_awq": "int4",
+}
+_BITS = {"fp32": 32, "int4": 4, "int8": 8}
 _BLOCK = 32  # weights that share a scale
+_FLOAT = 4  # bytes; whatever the weights are, activations and the cache are 32-bit floats on a CPU
+_CHUNK = 64  # tokens of a prompt that the engine runs at once
 _WORKSPACE = 200_000_000  # Python, ONNX Runtime and the tokenizer, measured with an engine of a few KB
+_UNLOADABLE = (ValueError, KeyError, OSError)  # what a damaged or foreign engine folder raises
 _REQUIRED = ("model.onnx", "genai_config.json", "tokenizer.json")
+# transformers rewrites these when the builder saves them; what is served is what the checkpoint has.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _BUILDER = (
     "import sys; from onnxruntime_genai.models import builder; a = sys.argv[1:]; "
     "options = builder.parse_extra_options('', a[0], a[1], a[2], 'cpu', a[3], []); "
@@ -71,28 +123,17 @@ class OnnxRuntime:
         self, config: Mapping[str, Any], tensors: Sequence[Tensor], request: PlanRequest
     ) -> tuple[Memory, dict[str, Any]]:
         """See `base.Backend`."""
-        architecture = str((config.get("architectures") or [""])[0])
-        if architecture not in ARCHITECTURES:
-            raise InvalidSpec(unknown("the architecture, for backend onnxruntime,", architecture, ARCHITECTURES))
-        if request.variant not in VARIANTS:
-            raise InvalidSpec(unknown("variant of backend onnxruntime", request.variant, VARIANTS))
-        longest = int(config["max_position_embeddings"])
-        if request.max_seq_len > longest:
-            raise InvalidSpec(
-                f"max_seq_len must be at most the model's max_position_embeddings ({longest}), "
-                f"but got {request.max_seq_len}."
-            )
-        heads = int(config["num_attention_heads"])
-        head_size = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        layers, vocabulary = int(config["num_hidden_layers"]), int(config["vocab_size"])
-        per_token = 2 * layers * kv_heads * head_size * 4
+        shape = _check(config, request)
+        rows = request.max_batch_size + 1  # one more, where prompts are read
+        per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * _FLOAT
+        tokens = max(_CHUNK, request.max_batch_size)  # that one run of the graph computes
         memory = Memory(
-            weights=_weights(config, tensors, request.variant) + 2 * longest * (head_size // 2) * 4,
-            kv_cache=per_token * request.max_seq_len * request.max_batch_size,
-            activations=4 * request.max_batch_size * vocabulary * 2
-            + 4 * 64 * (vocabulary + 4 * int(config.get("intermediate_size") or 4 * int(config["hidden_size"]))),
-            workspace=_WORKSPACE,
+            weights=_weights(config, tensors, request.variant) + shape.positions * shape.rotary_size * _FLOAT,
+            kv_cache=per_token * request.max_seq_len * rows,
+            activations=_FLOAT
+            * tokens
+            * (2 * shape.vocabulary + shape.heads * request.max_seq_len + 3 * shape.inner + 8 * shape.hidden),
+            workspace=_WORKSPACE + _transposed(config, tensors, request.variant),
         )
         if request.memory_limit_bytes and memory.total > request.memory_limit_bytes:
             raise InvalidSpec(_too_large(request, memory, per_token))
@@ -106,29 +147,34 @@ class OnnxRuntime:
         self, plan: BuildPlan, checkpoint: Path, output: Path, *, log: Path, on_progress: Callable[[float, float], None]
     ) -> None:
         """See `base.Backend`."""
-        cache = output.with_name("builder-cache")
-        layers = 0
+        cache = output.with_name(output.name + ".cache")
+        layers = int(json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
 
         def follow(line: str) -> None:
-            nonlocal layers
             if found := _LAYER.search(line):
-                layers = int(found[1]) + 1
-                on_progress(layers, 0)
+                on_progress(int(found[1]) + 1, 2 * layers)
             elif found := _SAVED.search(line):
-                share = int(found[1]) / int(found[2])
-                on_progress(layers * (1 + share), 2 * layers)
+                on_progress(layers * (1 + int(found[1]) / int(found[2])), 2 * layers)
 
         try:
             run_tool(
-                [sys.executable, "-c", _BUILDER, str(checkpoint), str(output), plan.variant, str(cache)],
+                [sys.executable, "-P", "-c", _BUILDER, str(checkpoint), str(output), plan.variant, str(cache)],
                 log=log,
-                env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "TOKENIZERS_PARALLELISM": "false"},
+                env={
+                    # Whatever the checkpoint names is read from its folder or not at all.
+                    "HF_HUB_OFFLINE": "1",
+                    "HF_HOME": str(cache),
+                    "TOKENIZERS_PARALLELISM": "false",
+                },
                 on_line=follow,
             )
         finally:
             shutil.rmtree(cache, ignore_errors=True)
         if missing := [name for name in _REQUIRED if not (output / name).is_file()]:
             raise BuildFailed(f"the model builder ended well but left no {', '.join(missing)} in the engine.")
+        for name in _TOKENIZER_FILES:
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, output / name)
         for path in output.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         self._try(output, plan)
@@ -137,7 +183,7 @@ class OnnxRuntime:
         """One token from the new engine: what can't be loaded or says nothing is no engine."""
         try:
             model = OnnxTextModel(engine, Settings(adapter=self.adapter(), max_batch_size=1, **_lengths(plan)))
-        except (ValueError, RuntimeError) as error:
+        except _UNLOADABLE as error:
             raise BuildFailed(f"the engine was built but can't be loaded: {error}") from error
         try:
             model.generate(["a"], Sampling(max_tokens=1))
@@ -154,7 +200,7 @@ class OnnxRuntime:
         )
         try:
             return OnnxTextModel(engine, settings)
-        except (ValueError, RuntimeError) as error:
+        except _UNLOADABLE as error:
             raise BuildFailed(f"the engine can't be loaded: {error}") from error
 
     def adapter(self) -> str:
@@ -166,25 +212,131 @@ def _lengths(plan: BuildPlan) -> dict[str, int]:
     return {"max_input_len": plan.max_input_len, "max_seq_len": plan.max_seq_len}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """What a model's size depends on, as its config.json says."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    rotary_size: int
+    vocabulary: int
+    positions: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> _Shape:
+        try:
+            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+            head_size = int(config.get("head_dim") or hidden // heads)
+            rotary = config.get("partial_rotary_factor") or (config.get("rope_parameters") or {}).get(
+                "partial_rotary_factor"
+            )
+            return cls(
+                layers=int(config["num_hidden_layers"]),
+                hidden=hidden,
+                inner=int(config.get("intermediate_size") or 4 * hidden),
+                heads=heads,
+                kv_heads=int(config.get("num_key_value_heads") or heads),
+                head_size=head_size,
+                rotary_size=int(head_size * float(rotary or 1)),
+                vocabulary=int(config["vocab_size"]),
+                positions=int(config["max_position_embeddings"]),
+            )
+        except KeyError as error:
+            raise InvalidSpec(f"config.json must have {error.args[0]}, but it has not.") from None
+
+
+def _check(config: Mapping[str, Any], request: PlanRequest) -> _Shape:
+    """InvalidSpec for what can't work, whatever the memory."""
+    architecture = str((config.get("architectures") or [""])[0])
+    if architecture in REFUSED:
+        raise InvalidSpec(f"backend onnxruntime can't run {architecture}: {REFUSED[architecture]}.")
+    if architecture not in ARCHITECTURES:
+        raise InvalidSpec(unknown("the architecture, for backend onnxruntime,", architecture, ARCHITECTURES))
+    if request.variant in _INSTEAD:
+        raise InvalidSpec(
+            f"variant must be one of {', '.join(VARIANTS)} on backend onnxruntime, but got {request.variant!r}: "
+            f"a CPU has no kernels for it. {_INSTEAD[request.variant]} comes nearest."
+        )
+    if request.variant not in VARIANTS:
+        raise InvalidSpec(unknown("variant of backend onnxruntime", request.variant, VARIANTS))
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "quantized")
+        raise InvalidSpec(
+            f"the checkpoint's weights are {method} already, which the variant {request.variant} would not change: "
+            "give the checkpoint that it was made from."
+        )
+    for name, value in (("tp_size", request.tp_size), ("pp_size", request.pp_size)):
+        if value != 1:
+            raise InvalidSpec(f"{name} must be 1 on backend onnxruntime, but got {value}.")
+    if request.gpu_kind:
+        raise InvalidSpec(
+            f"gpu_kind must be empty on backend onnxruntime, which uses CPUs, but got {request.gpu_kind!r}."
+        )
+    shape = _Shape.of(config)
+    rules.at_least("max_batch_size", request.max_batch_size, 1)
+    rules.at_least("max_input_len", request.max_input_len, 1)
+    rules.at_least("max_seq_len", request.max_seq_len, request.max_input_len + 1)
+    if request.max_seq_len > shape.positions:
+        raise InvalidSpec(
+            f"max_seq_len must be at most the model's max_position_embeddings ({shape.positions}), "
+            f"but got {request.max_seq_len}."
+        )
+    window = config.get("sliding_window")
+    if architecture in _WINDOW_IGNORED and window and request.max_seq_len > int(window):
+        raise InvalidSpec(
+            f"max_seq_len must be at most the model's sliding_window ({window}), which the model builder ignores for "
+            f"{architecture}, but got {request.max_seq_len}."
+        )
+    return shape
+
+
 def _weights(config: Mapping[str, Any], tensors: Sequence[Tensor], variant: str) -> int:
     """Bytes of an engine's weights, as the builder stores them: matrices quantized, all else in 32 bits.
 
-    A tied embedding is stored once, quantized like the head that it serves as; an untied one stays in 32 bits.
+    A tied embedding is stored once, as the head. But in int8 it is stored a second time in 32 bits, since there is no
+    kernel that looks up rows of 8 bits.
     """
-    bits = {"fp32": 32, "int4": 4, "int8": 8}[variant]
     tied = bool(config.get("tie_word_embeddings"))
-    total = 0.0
+    total = 0
     for tensor in tensors:
-        embedding = "embed" in tensor.name
-        if tied and tensor.name.startswith("lm_head"):
+        if tied and _is_head(tensor):
             continue
-        if bits == 32 or len(tensor.shape) < 2 or (embedding and not tied):
-            total += 4 * tensor.elements
+        embedding = _is_embedding(tensor)
+        if len(tensor.shape) < 2 or (embedding and not tied):
+            total += _stored(tensor, "fp32")
         else:
-            rows, columns = tensor.elements // tensor.shape[-1], tensor.shape[-1]
-            blocks = rows * math.ceil(columns / _BLOCK)
-            total += blocks * (_BLOCK * bits / 8 + 4)
-    return int(total)
+            total += _stored(tensor, variant)
+            if embedding and variant == "int8":
+                total += _stored(tensor, "fp32")
+    return total
+
+
+def _transposed(config: Mapping[str, Any], tensors: Sequence[Tensor], variant: str) -> int:
+    """Bytes of the second form of a tied embedding, which ONNX Runtime makes when it loads an fp32 engine."""
+    if variant != "fp32" or not config.get("tie_word_embeddings"):
+        return 0
+    return sum(_stored(tensor, "fp32") for tensor in tensors if _is_embedding(tensor))
+
+
+def _stored(tensor: Tensor, variant: str) -> int:
+    bits = _BITS[variant]
+    if bits == 32 or not tensor.elements:
+        return _FLOAT * tensor.elements
+    columns = tensor.shape[-1]
+    blocks = tensor.elements // columns * math.ceil(columns / _BLOCK)
+    return blocks * (_BLOCK * bits // 8 + _FLOAT)
+
+
+def _is_embedding(tensor: Tensor) -> bool:
+    return "embed" in tensor.name and len(tensor.shape) == 2
+
+
+def _is_head(tensor: Tensor) -> bool:
+    return tensor.name.startswith("lm_head")
 
 
 def _too_large(request: PlanRequest, memory: Memory, per_token: int) -> str:
@@ -207,7 +359,7 @@ class OnnxTextModel:
     """Implements `base.TextModel` on the very engine that Triton serves."""
 
     def __init__(self, engine: Path, settings: Settings) -> None:
-        """Loads the engine folder; ValueError or RuntimeError says why it can't."""
+        """Loads the engine folder; ValueError, KeyError or OSError says why it can't."""
         self._service = Service(engine, settings)
         self.max_seq_len = settings.max_seq_len
         self.max_batch_size = settings.max_batch_size
@@ -221,8 +373,11 @@ class OnnxTextModel:
     @property
     def prefix_token(self) -> int:
         """See `base.TextModel`."""
-        special = self._tokenizer.encode("", special=True)
-        return special[0] if special else int(next(iter(sorted(self._engine._ort.end_tokens))))
+        for name in ("bos_token", "eos_token"):
+            if (token := self._tokenizer.id_of(name)) is not None:
+                return token
+        end: int = min(self._engine.end_tokens)
+        return end
 
     def render_chat(self, turns: Sequence[Mapping[str, str]]) -> str:
         """See `base.TextModel`."""
@@ -241,7 +396,11 @@ class OnnxTextModel:
         answers = []
         began = time.perf_counter()
         for index, prompt in enumerate(prompts):
-            tokens = self.encode(prompt)
+            tokens = self.encode(prompt) or [self.prefix_token]
+            if len(tokens) >= self.max_seq_len:
+                raise BuildFailed(
+                    f"a prompt must have less than {self.max_seq_len} tokens (max_seq_len), but got {len(tokens)}."
+                )
             answer = _Collected(self._tokenizer, len(tokens), sampling)
             answers.append(answer)
             generation = Generation(

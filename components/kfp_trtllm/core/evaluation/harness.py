@@ -90,15 +90,17 @@ def _load(names: Sequence[str]) -> dict[str, Task]:
     """The tasks behind names, groups opened."""
     if not names:
         raise InvalidSpec("tasks must not be empty.")
-    foreign = [name for name in names if not check_own(name)]
+    files = {name for name in names if name.endswith((".yaml", ".yml")) and Path(name).is_file()}
+    others = [name for name in names if name not in files and not check_own(name)]
+    groups = [name for name in files if _is_group(name)]
     from lm_eval.tasks import TaskManager
 
     # The harness has 15,000 task files, and reads every one of them to know its names: seconds that only those pay
     # who ask for one.
-    manager = TaskManager(include_path=str(FOLDER), include_defaults=bool(foreign))
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=bool(others or groups))
     loaded: dict[str, Task] = {}
     for name in names:
-        if name not in manager.all_tasks and not (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
+        if name not in files and name not in manager.all_tasks:
             raise InvalidSpec(_unknown(name, manager))
         loaded.update(_load_one(manager, name))
     for name, task in loaded.items():
@@ -107,6 +109,11 @@ def _load(names: Sequence[str]) -> dict[str, Task]:
         if getattr(task, "MULTIMODAL", False):
             raise InvalidSpec(f"the task {name} shows images or plays sounds, which is not supported.")
     return loaded
+
+
+def _is_group(path: str) -> bool:
+    """Whether a task file only gathers other tasks, which may be the harness's."""
+    return any(line.startswith("group:") for line in Path(path).read_text(encoding="utf-8").splitlines())
 
 
 def _load_one(manager: TaskManager, name: str) -> dict[str, Task]:

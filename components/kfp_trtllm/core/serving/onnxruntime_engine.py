@@ -67,9 +67,12 @@ class OrtDecoder:
             )
         ends = config["model"]["eos_token_id"]
         self.end_tokens = frozenset(ends if isinstance(ends, list) else [ends])
-        self._session = ort.InferenceSession(
-            str(folder / decoder["filename"]), _options(ort), providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = ort.InferenceSession(
+                str(folder / decoder["filename"]), _options(ort), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own classes have no base but this
+            raise ValueError(f"{decoder['filename']} can't be loaded: {str(error).splitlines()[0]}") from None
         self._names = {**decoder["inputs"], **decoder["outputs"]}
         self._cache = self._make_cache(int(decoder["num_hidden_layers"]), int(decoder["head_size"]))
         vocabulary = self._session.get_outputs()[self._output(self._names["logits"])].shape[-1]
@@ -167,7 +170,10 @@ class OrtDecoder:
 
     def _check_sharing(self) -> None:
         """Runs one token and looks whether its keys and values arrived in our memory; warms the session up, too."""
-        self.read([0], 0)
+        try:
+            self.read([0], 0)
+        except Exception as error:
+            raise ValueError(f"model.onnx can't be run: {str(error).splitlines()[0]}") from None
         first = next(iter(self._cache.values()))
         if not first[self.rows, :, 0].any() or first[self.rows, :, 1:].any():
             raise ValueError("this ONNX Runtime does not write the cache in place, which this engine relies on.")
@@ -178,6 +184,7 @@ class OnnxRuntimeEngine(ContinuousBatching):
 
     def __init__(self, decoder: OrtDecoder) -> None:
         super().__init__(decoder, end_tokens=decoder.end_tokens)
+        self.end_tokens = decoder.end_tokens
         self._ort = decoder
 
     def logits(self, tokens: Sequence[int]) -> Logits:

@@ -14,15 +14,16 @@ class Sampler:
     """Chooses one request's tokens; its random numbers are its own, so neighbors in a batch change nothing."""
 
     def __init__(self, *, temperature: float, top_k: int, top_p: float, seed: int) -> None:
-        self._temperature = temperature
+        # Triton passes 32-bit floats; as such, the same request gives the same answer wherever it comes from.
+        self._temperature = np.float32(temperature)
         self._top_k = top_k
-        self._top_p = top_p
+        self._top_p = float(np.float32(top_p))
         self._random = np.random.Generator(np.random.PCG64(seed))
 
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
-        return self._temperature == 0 or self._top_k == 1
+        return bool(self._temperature == 0) or self._top_k == 1
 
     def choose(self, logits: npt.NDArray[np.float32]) -> int:
         """The next token.
@@ -38,7 +39,7 @@ class Sampler:
             raise ArithmeticError("the model returned values that are not finite")
         if self.greedy:
             return best
-        scores = (logits - logits[best]) / np.float32(self._temperature)
+        scores = (logits - logits[best]) / self._temperature
         candidates, weights = self._candidates(scores)
         drawn = np.searchsorted(weights.cumsum(), self._random.random() * weights.sum(), side="right")
         return int(candidates[min(int(drawn), len(candidates) - 1)])

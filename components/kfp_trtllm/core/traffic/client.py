@@ -60,6 +60,7 @@ class _Reading:
     def piece(self, values: Mapping[str, Any]) -> None:
         """One response of the model, as JSON values by name."""
         if "error" in values:
+            # Also with status 200: what came before it was a good beginning of a bad answer.
             self.error = " ".join(str(values["error"]).split()) or "an error without words"
             return
         now = time.perf_counter() - self.began
@@ -177,7 +178,7 @@ def infer(
             reading.piece({output["name"]: output["data"][0] for output in response.json()["outputs"]})
     except httpx.TimeoutException:
         reading.error = f"no answer within {timeout:g} s"
-    except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # as above
         reading.error = _words(error)
     return reading.answer()
 
@@ -191,6 +192,7 @@ def generate_grpc(
     import tritonclient.grpc as grpcclient
 
     reading = _Reading()
+    deadline = reading.began + timeout
     arrived: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
     inputs = []
     for name, kind, data in _tensors({"text_input": prompt, "stream": True, **fields}):
@@ -199,10 +201,14 @@ def generate_grpc(
         inputs.append(tensor)
     try:
         with grpcclient.InferenceServerClient(endpoint.grpc) as client:
-            client.start_stream(callback=lambda result, error: arrived.put((result, error)), stream_timeout=timeout)
+            client.start_stream(
+                callback=lambda result, error: arrived.put((result, error)),
+                stream_timeout=timeout,
+                headers=dict(endpoint.headers),
+            )
             client.async_stream_infer(model, inputs, model_version=str(version or ""), enable_empty_final_response=True)
             while True:
-                result, error = arrived.get(timeout=timeout)
+                result, error = arrived.get(timeout=max(deadline - time.perf_counter(), 0.0))
                 if error is not None:
                     reading.error = " ".join(str(error).split())
                     break
@@ -291,7 +297,8 @@ def _scalar(data: Any) -> Any:
 
 def _refusal(status: int, body: bytes) -> str:
     try:
-        text = str(json.loads(body)["error"])
+        # Triton words the refusal of a stream as its first event.
+        text = str(json.loads(body.strip().removeprefix(b"data:"))["error"])
     except (ValueError, KeyError, TypeError):
         text = body.decode(errors="replace")
     return f"HTTP {status}: {' '.join(text.split()) or 'no words'}"
