@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .engine import EngineFailed, Event, Generation
 from .sampling import Sampler
 
-_FAILURES = 3  # failed steps in a row after which the engine is given up
+_FAILURES = 3  # failed steps of one kind in a row after which the engine is given up
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class ContinuousBatching:
         self._newcomer: Job | None = None
         self._running: list[Job] = []  # by row
         self._counters: Counter[str] = Counter()
-        self._failures = 0
+        self._failures = Counter[str]()  # in a row, by kind of step
         self._failure = ""
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -236,10 +236,10 @@ class ContinuousBatching:
             if self._take(job, logits):
                 self._decoder.admit(len(self._running), job.length)
                 self._running.append(job)
-            self._failures = 0
+            self._failures["prefill"] = 0
         except Exception as error:
             self._newcomer = None
-            self._fail([job], error)
+            self._fail("prefill", [job], error)
 
     def _advance_rows(self) -> None:
         """Runs one step of all rows."""
@@ -251,9 +251,9 @@ class ContinuousBatching:
         except Exception as error:
             # Which row was to blame can't be told, and the cache may be half written: all of them end.
             self._running = []
-            self._fail(running, error)
+            self._fail("decode", running, error)
             return
-        self._failures = 0
+        self._failures["decode"] = 0
         self._count(steps=1)
         for row, job in enumerate(running):
             job.length += 1
@@ -292,13 +292,13 @@ class ContinuousBatching:
                 self._decoder.move(len(self._running), row, last.length)
                 self._running[row] = last
 
-    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+    def _fail(self, kind: str, jobs: Sequence[Job], error: Exception) -> None:
         """Ends jobs with an error; gives the engine up when it keeps failing."""
         for job in jobs:
             job.end(error=_words(error))
         self._count(failed=len(jobs))
-        self._failures += 1
-        if self._failures >= _FAILURES:
+        self._failures[kind] += 1
+        if self._failures[kind] >= _FAILURES:
             raise EngineFailed(f"{_FAILURES} steps in a row failed, the last one with {type(error).__name__}: {error}")
 
     def _count(self, **counts: int) -> None:

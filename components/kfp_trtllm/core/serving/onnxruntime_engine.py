@@ -78,7 +78,7 @@ class OrtDecoder:
         vocabulary = self._session.get_outputs()[self._output(self._names["logits"])].shape[-1]
         self._logits = np.zeros((max(self.rows, self.chunk), vocabulary), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}
-        self.held: list[int] = []  # tokens that the reading row holds
+        self.reads = 0  # uses of the reading row
         self._check_sharing()
 
     def prefill(self, tokens: Sequence[int], start: int) -> Logits:
@@ -88,7 +88,7 @@ class OrtDecoder:
 
     def read(self, tokens: Sequence[int], start: int) -> Logits:
         """Like `prefill`, but with the logits behind each token, [tokens, vocabulary]."""
-        self.held[start:] = tokens
+        self.reads += 1
         ids = np.array([tokens], np.int64)
         return self._run(self.rows, ids, [start + len(tokens)])
 
@@ -186,6 +186,7 @@ class OnnxRuntimeEngine(ContinuousBatching):
         super().__init__(decoder, end_tokens=decoder.end_tokens)
         self.end_tokens = decoder.end_tokens
         self._ort = decoder
+        self._context: tuple[list[int], int] = ([], -1)  # scored last, and the reads until then
 
     def logits(self, tokens: Sequence[int]) -> Logits:
         """Logits behind each token of a text, [tokens, vocabulary]."""
@@ -194,8 +195,8 @@ class OnnxRuntimeEngine(ContinuousBatching):
     def loglikelihoods(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
         """For each (context, continuation) in tokens: the sum of log-probabilities, and whether greedy would say it.
 
-        Pairs that begin alike are run one after the other, so that what they share is computed once. A context that is
-        too long loses its beginning.
+        Pairs with the same context run one after the other, so that it is computed once. A context that is too long
+        loses its beginning.
 
         Raises:
             ValueError: A context or a continuation is empty, or a continuation does not fit.
@@ -219,17 +220,19 @@ class OnnxRuntimeEngine(ContinuousBatching):
     def _score(self, tokens: list[int], asked: int) -> tuple[float, bool]:
         """Scores the last `asked` tokens."""
         text, first = tokens[:-1], len(tokens) - asked - 1
-        start = min(_common(text, self._ort.held), first)
-        total, greedy, place = 0.0, True, start
-        for logits in self._chunks(text, start):
-            rows = logits[max(first - place, 0) :]
-            place += len(logits)
-            if len(rows):
-                targets = np.array(tokens[place - len(rows) + 1 : place + 1])
-                best = rows.max(axis=1, keepdims=True)
-                norms = best[:, 0] + np.log(np.exp(rows - best).sum(axis=1, dtype=np.float64))
-                total += float((rows[np.arange(len(rows)), targets] - norms).sum())
-                greedy = greedy and bool((rows.argmax(axis=1) == targets).all())
+        # Always split here, whether or not the context is there already: results depend on the split in the last bit.
+        if self._context != (text[:first], self._ort.reads):
+            for _ in self._chunks(text[:first], 0):
+                pass
+        total, greedy, place = 0.0, True, first
+        for rows in self._chunks(text, first):
+            targets = np.array(tokens[place + 1 : place + 1 + len(rows)])
+            place += len(rows)
+            best = rows.max(axis=1, keepdims=True)
+            norms = best[:, 0] + np.log(np.exp(rows - best).sum(axis=1, dtype=np.float64))
+            total += float((rows[np.arange(len(rows)), targets] - norms).sum())
+            greedy = greedy and bool((rows.argmax(axis=1) == targets).all())
+        self._context = (text[:first], self._ort.reads)
         return total, greedy
 
     def _chunks(self, tokens: Sequence[int], start: int) -> Iterator[Logits]:
@@ -254,16 +257,6 @@ def _options(ort: Any) -> Any:
 
 def _bind(function: Callable[..., T], *args: Any) -> Callable[[], T]:
     return lambda: function(*args)
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the beginning that two texts share."""
-    length = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        length += 1
-    return length
 
 
 def _list(names: Sequence[str]) -> str:

@@ -58,11 +58,9 @@ class Tokenizer:
         """
         if self._chat is None:
             raise RequestError("apply_chat_template must be false: this model has no chat template.")
-        import jinja2
-
         try:
             text: str = self._chat.render(messages=list(turns), add_generation_prompt=True, **self._special)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # the template is the model's program: it may fail in any way
             raise RequestError(f"the model's chat template refuses the request: {error}.") from None
         return text
 
