@@ -13,6 +13,30 @@ from kfp_trtllm.core.serving.service import Service
 from real_triton import Server, serve
 from tiny_model import LIMITS, build, write_checkpoint, write_tokenizer
 
+# An engine whose decoder fails at its second step, always: put into a repository in place of the real one.
+BROKEN = """
+import numpy as np
+
+from .batching import ContinuousBatching
+
+
+class Decoder:
+    rows, chunk = 2, 64
+
+    def prefill(self, tokens, start):
+        return np.eye(100, dtype=np.float32)[50]
+
+    def admit(self, row, length):
+        pass
+
+    def decode(self, tokens, lengths):
+        raise MemoryError("no memory")
+
+
+def open_engine(folder, settings):
+    return ContinuousBatching(Decoder(), end_tokens=[1])
+"""
+
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -59,5 +83,16 @@ def triton(engines: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
                 link=os.link,
                 **{**LIMITS, "max_input_len": 64 + version},
             )
+    lay_out(
+        engines["fp32"],
+        work / "repository",
+        model_name="broken",
+        version=1,
+        adapter="onnxruntime",
+        decoupled=True,
+        link=os.link,
+        **LIMITS,
+    )
+    (work / "repository/broken/1/serving/onnxruntime_engine.py").write_text(BROKEN)
     with serve(work / "repository", work) as server:
         yield server

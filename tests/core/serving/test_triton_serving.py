@@ -227,6 +227,22 @@ def test_a_time_out_of_the_client_is_its_error_and_ends_the_request(triton: Serv
     assert seconds(stream, triton, version=1) < 3
 
 
+def test_an_engine_that_fails_says_so_at_once_and_leaves_other_models_alone(triton: Server) -> None:
+    def broken(**fields: Any) -> Answer:
+        return generate(triton.endpoint, "broken", "x", **fields)
+
+    assert broken(max_tokens=1).finish_reason == "length"
+    for stream_ in (True, False):
+        answer = broken(stream=stream_)
+        assert answer.error.endswith("the engine failed on this request (MemoryError: no memory).")
+    broken()
+    for _ in range(2):
+        answer = broken(max_tokens=1)
+        assert "the engine has failed (EngineFailed: 3 steps in a row failed" in answer.error
+        assert answer.total_seconds < 1
+    assert stream(triton, "x").error == ""
+
+
 def test_triton_counts_requests_and_failures(triton: Server) -> None:
     before = {name: triton.counters(f"nv_inference_request_{name}") for name in ("success", "failure")}
     whole(triton, "x", version=1)

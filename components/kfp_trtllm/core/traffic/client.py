@@ -131,8 +131,10 @@ def _read_http(endpoint: Endpoint, url: str, body: Mapping[str, Any], *, stream:
 
     reading = _Reading()
     deadline = reading.began + timeout
+    heard = False
     try:
         with _client().stream("POST", url, json=body, headers=dict(endpoint.headers), timeout=timeout) as response:
+            heard = True
             reading.served_by = response.headers.get(SERVED_BY_HEADER, "")
             if response.status_code != 200:
                 reading.error = _refusal(response.status_code, response.read())
@@ -147,9 +149,9 @@ def _read_http(endpoint: Endpoint, url: str, body: Mapping[str, Any], *, stream:
                 reading.piece(json.loads(response.read()))
     except httpx.TimeoutException:
         reading.error = f"no answer within {timeout:g} s"
-    except (httpx.HTTPError, ValueError) as error:
+    except Exception as error:  # a server may answer anything; whatever it is, it is no answer
         reading.error = _words(error)
-        reading.unheard = isinstance(error, httpx.RemoteProtocolError | httpx.WriteError) and not reading.served_by
+        reading.unheard = not heard and isinstance(error, httpx.RemoteProtocolError | httpx.WriteError)
     return reading
 
 
