@@ -342,12 +342,13 @@ def _is_head(tensor: Tensor) -> bool:
 def _too_large(request: PlanRequest, memory: Memory, per_token: int) -> str:
     """Words that name what would fit."""
     limit = request.memory_limit_bytes
-    left = limit - (memory.total - memory.kv_cache)
-    batch = left // (per_token * request.max_seq_len) if left > 0 else 0
+    left = max(limit - (memory.total - memory.kv_cache), 0)
+    # One row more than requests, where prompts are read.
+    batch = left // (per_token * request.max_seq_len) - 1
     text = f"the engine needs {memory.total / 1e9:.2f} GB, but the memory limit is {limit / 1e9:.2f} GB"
     if batch >= 1:
         return f"{text}: max_batch_size {batch} would fit."
-    fits = left // per_token if left > 0 else 0
+    fits = left // (2 * per_token)
     if fits > request.max_input_len:
         return f"{text}: max_batch_size 1 with max_seq_len {fits} would fit."
     if request.variant != "int4":

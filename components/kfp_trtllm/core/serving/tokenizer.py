@@ -20,7 +20,10 @@ class Tokenizer:
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer as Tokens
 
-        self._tokens = Tokens.from_file(str(folder / "tokenizer.json"))
+        try:
+            self._tokens = Tokens.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(f"tokenizer.json can't be read: {error}") from None
         # A checkpoint may carry settings of its training, which would cut prompts silently.
         self._tokens.no_truncation()
         self._tokens.no_padding()

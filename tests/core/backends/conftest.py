@@ -1,0 +1,8 @@
+"""Shares the tiny model with the tests of serving."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
