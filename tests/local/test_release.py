@@ -74,7 +74,9 @@ def test_weights_exist_once_on_disk(shared_machine) -> None:
     ],
 )
 def test_one_wrong_parameter_is_refused_first_in_one_line(machine, tiny_qwen: Path, parameters, words: str) -> None:
-    pairs = machine.pairs(tiny_qwen, **parameters)
+    pairs = machine.pairs(tiny_qwen)
+    for name, value in parameters.items():
+        pairs += ["-p", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     done = machine("run", "release_llm_cpu", "--local", *pairs)
     assert done.returncode == 2, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1]
