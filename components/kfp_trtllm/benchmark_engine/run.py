@@ -10,7 +10,7 @@ from pathlib import Path
 from kfp_trtllm.benchmark_engine.spec import Benchmark
 from kfp_trtllm.core import backends, keys
 from kfp_trtllm.core.manifest import EngineFacts, Manifest
-from kfp_trtllm.core.step import fact, note, progress
+from kfp_trtllm.core.step import fact, leave, note, progress
 from kfp_trtllm.core.store import open_store
 
 
@@ -65,11 +65,8 @@ def run(spec: Benchmark, *, engine: Path, benchmark: Path, report: Path | None =
     speeds = ", ".join(f"{level['tokens_per_second']:.0f} at {level['concurrency']}" for level in figures["levels"])
     note(f"tokens/s: {speeds}")
     fact(result=f"{speeds} tokens/s")
-    Path(benchmark).parent.mkdir(parents=True, exist_ok=True)
-    Path(benchmark).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if report is not None:
-        Path(report).parent.mkdir(parents=True, exist_ok=True)
-        Path(report).write_text(benchmark_html(figures), encoding="utf-8")
+    leave(benchmark, json.dumps(figures, indent=1) + "\n")
+    leave(report, benchmark_html(figures))
     return Benchmarked(metrics=metrics)
 
 

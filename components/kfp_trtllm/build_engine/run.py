@@ -11,6 +11,7 @@ from kfp_trtllm.core.backends.base import BuildPlan
 from kfp_trtllm.core.manifest import CheckpointFacts, EngineFacts, Manifest
 from kfp_trtllm.core.step import fact, note, progress
 from kfp_trtllm.core.store import open_store
+from kfp_trtllm.core.store.base import Store
 
 
 def run(spec: EngineBuild, *, plan: Path, checkpoint: Path, engine: Path) -> Manifest:
@@ -25,15 +26,14 @@ def run(spec: EngineBuild, *, plan: Path, checkpoint: Path, engine: Path) -> Man
             fact(reused=True, result=f"{decided.variant}, {manifest.size / 1e6:,.0f} MB")
             manifest.write(engine)
             return manifest
-        manifest = _build(decided, source, spec)
+        manifest = _build(decided, source, store)
         store.publish("engine", decided.engine_key, manifest)
     fact(result=f"{decided.variant}, {manifest.size / 1e6:,.0f} MB")
     manifest.write(engine)
     return manifest
 
 
-def _build(plan: BuildPlan, source: Manifest, spec: EngineBuild) -> Manifest:
-    store = open_store(spec.store)
+def _build(plan: BuildPlan, source: Manifest, store: Store) -> Manifest:
     backend = backends.get(plan.backend)
     with store.workspace(f"build-{plan.engine_key}") as work, store.folder(store.get(source.digest)) as folder:
         output = work / "engine"

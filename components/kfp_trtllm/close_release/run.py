@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kfp_trtllm.close_release.spec import Closing
 from kfp_trtllm.core import targets
-from kfp_trtllm.core.step import fact, note
+from kfp_trtllm.core.step import fact, leave, note
 from kfp_trtllm.core.targets import ownership
 
 
@@ -42,7 +42,5 @@ def run(spec: Closing, *, summary: Path | None = None) -> str:
         *([f"- error: {spec.error}"] if spec.error else []),
     ]
     text = "\n".join(lines) + "\n"
-    if summary is not None:
-        Path(summary).parent.mkdir(parents=True, exist_ok=True)
-        Path(summary).write_text(text, encoding="utf-8")
+    leave(summary, text)
     return text

@@ -77,3 +77,18 @@ def run_tool(
         how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
         raise error(f"{shlex.join(argv)} {how}; the end of its log:\n{tail(output)}")
     return output
+
+
+def born(pid: int) -> str:
+    """When a running process started, in ticks since boot; "" when there is none."""
+    fields = stat(pid)
+    return "" if not fields or fields[0] in "ZX" else fields[19]
+
+
+def stat(pid: int) -> list[str]:
+    """Fields of /proc/<pid>/stat after the command: state, parent, process group, session, …; [] without a process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()

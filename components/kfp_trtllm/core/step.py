@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from kfp_trtllm.core.process import die_with_parent
@@ -44,6 +45,18 @@ def note(text: str) -> None:
 def fact(**values: Any) -> None:
     """Hands facts to the runner's summary table, for example `reused="engine"` or `decision="promoted"`."""
     emit("fact", **values)
+
+
+def leave(path: str | Path | None, text: str) -> None:
+    """Writes a step's artifact, such as a report; does nothing where nobody asked for it.
+
+    Args:
+        path: Where to; KFP gives it as text.
+        text: The whole content.
+    """
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
 
 
 class Progress:

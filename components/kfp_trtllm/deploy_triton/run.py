@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kfp_trtllm.core import targets
-from kfp_trtllm.core.step import fact, note, progress
+from kfp_trtllm.core.step import fact, leave, note, progress
 from kfp_trtllm.core.store import open_store
 from kfp_trtllm.core.targets import ownership
 from kfp_trtllm.core.targets.base import Revision
@@ -49,9 +49,5 @@ def run(spec: Deployment, *, deployment: Path | None = None) -> Deployed:
             target.wait_ready(revision, spec.ready_timeout_seconds)
         fact(result=revision.name)
     done = Deployed(revision=revision.name, url=target.endpoint(revision.model).url)
-    if deployment is not None:
-        Path(deployment).parent.mkdir(parents=True, exist_ok=True)
-        Path(deployment).write_text(
-            json.dumps({**asdict(done), "repository": spec.repository}, indent=1) + "\n", encoding="utf-8"
-        )
+    leave(deployment, json.dumps({**asdict(done), "repository": spec.repository}, indent=1) + "\n")
     return done

@@ -10,7 +10,7 @@ from typing import Any
 from kfp_trtllm.core import backends, keys
 from kfp_trtllm.core.backends.base import TextModel
 from kfp_trtllm.core.manifest import EngineFacts, Manifest
-from kfp_trtllm.core.step import fact, note, progress
+from kfp_trtllm.core.step import fact, leave, note, progress
 from kfp_trtllm.core.store import open_store
 from kfp_trtllm.core.store.base import Store
 from kfp_trtllm.errors import StoreError
@@ -95,10 +95,7 @@ def _evaluate(spec: AccuracyEvaluation, store: Store, manifest: Manifest, name: 
 
 
 def _finish(comparison: dict[str, Any], evaluation: Path, report: Path | None) -> Evaluated:
-    for path in (evaluation, report):
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(evaluation).write_text(json.dumps(comparison, indent=1) + "\n", encoding="utf-8")
+    leave(evaluation, json.dumps(comparison, indent=1) + "\n")
     metrics: dict[str, float] = {}
     overall = comparison.get("overall")
     if overall:
@@ -107,7 +104,7 @@ def _finish(comparison: dict[str, Any], evaluation: Path, report: Path | None) -
     if report is not None:
         from kfp_trtllm.core.report.accuracy import accuracy_html
 
-        Path(report).write_text(accuracy_html(comparison), encoding="utf-8")
+        leave(report, accuracy_html(comparison))
     note(f"accuracy {comparison['verdict']}: {comparison['reason']}")
     if overall:
         fact(result=f"{overall['candidate']:.3f} (checkpoint {overall['reference']:.3f})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kfp_trtllm.core import rules, sources, store
+from kfp_trtllm.core import sources, store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,4 +26,3 @@ class Fetch:
     def __post_init__(self) -> None:
         sources.parse(self.source)
         store.check_url(self.store)
-        rules.not_empty("store", self.store)

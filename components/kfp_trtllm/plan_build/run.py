@@ -9,7 +9,7 @@ from kfp_trtllm.core import backends, keys
 from kfp_trtllm.core import checkpoint as checkpoints
 from kfp_trtllm.core.backends.base import BuildPlan, Memory
 from kfp_trtllm.core.manifest import CheckpointFacts, Manifest
-from kfp_trtllm.core.step import fact, note
+from kfp_trtllm.core.step import fact, leave, note
 from kfp_trtllm.core.store import open_store
 from kfp_trtllm.plan_build.spec import Planning
 
@@ -53,9 +53,7 @@ def run(spec: Planning, *, checkpoint: Path, plan: Path, report: Path | None = N
     facts = manifest.facts_as(CheckpointFacts)
     note(f"{facts.name} as {spec.variant} needs {memory.total / 1e9:.2f} GB of {limit / 1e9:.1f} GB")
     fact(result=f"needs {memory.total / 1e9:.2f} GB of memory")
-    if report is not None:
-        Path(report).parent.mkdir(parents=True, exist_ok=True)
-        Path(report).write_text(_markdown(facts.name, decided, memory, limit), encoding="utf-8")
+    leave(report, _markdown(facts.name, decided, memory, limit))
     return decided
 
 

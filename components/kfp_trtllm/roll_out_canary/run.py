@@ -14,7 +14,7 @@ from kfp_trtllm.core import targets
 from kfp_trtllm.core.evidence.decision import Counts, Decision, Evidence, Health, Policy, decide
 from kfp_trtllm.core.evidence.split import observed_split
 from kfp_trtllm.core.report.rollout import rollout_html, rollout_markdown
-from kfp_trtllm.core.step import fact, note, progress
+from kfp_trtllm.core.step import fact, leave, note, progress
 from kfp_trtllm.core.store import open_store
 from kfp_trtllm.core.targets import ownership
 from kfp_trtllm.core.targets.base import Revision, Target
@@ -66,10 +66,8 @@ def run(spec: Rollout, *, report: Path | None = None, summary: Path | None = Non
         _apply(target, revision, trial.saved["outcome"])
         trial.mark(f"traffic is on {revision.name if trial.saved['outcome'] == 'promoted' else state.stable.name}")
         document = _document(spec, revision, trial.saved)
-    for path, text in ((report, rollout_html), (summary, rollout_markdown)):
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(text(document), encoding="utf-8")
+    leave(report, rollout_html(document))
+    leave(summary, rollout_markdown(document))
     note(f"{document['outcome'].replace('_', ' ')}: {document['reason']}")
     fact(result=document["outcome"].replace("_", " "), decision=document["outcome"], reason=document["reason"])
     return RolledOut(verdict=document["outcome"], reason=document["reason"], metrics=_metrics(document))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_trtllm.core.manifest import EngineFacts, Manifest
-from kfp_trtllm.core.step import fact, note
+from kfp_trtllm.core.step import fact, leave, note
 from kfp_trtllm.errors import InvalidSpec
 from kfp_trtllm.select_engine.spec import Selection
 
@@ -55,8 +55,7 @@ def run(
         from kfp_trtllm.core.report.pareto import pareto_html
 
         shown = [{key: value for key, value in row.items() if key != "manifest"} for row in rows]
-        Path(report).parent.mkdir(parents=True, exist_ok=True)
-        Path(report).write_text(pareto_html({"model": best["name"], "variants": shown}), encoding="utf-8")
+        leave(report, pareto_html({"model": best["name"], "variants": shown}))
     note(reason)
     fact(result=best["variant"] if passing else "none passes")
     metrics = {"tokens_per_second": round(best["tokens_per_second"], 1), "size_bytes": float(best["size_bytes"])}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kfp_trtllm.core import targets
-from kfp_trtllm.core.step import fact, note
+from kfp_trtllm.core.step import fact, leave, note
 from kfp_trtllm.core.store import open_store
 from kfp_trtllm.core.targets.base import Endpoint, Revision
 from kfp_trtllm.core.traffic import client
@@ -126,13 +126,9 @@ def _finish(lines: list[tuple[str, bool, str]], failed: str, report: Path | None
     verdict = "failed" if failed else "passed"
     reason = failed or f"{len(lines)} checks passed"
     fact(result=reason)
-    if report is not None:
-        rows = "\n".join(
-            f"| {name} | {'passed' if good else '**failed**'} | {text.replace('|', chr(92) + '|')} |"
-            for name, good, text in lines
-        )
-        Path(report).parent.mkdir(parents=True, exist_ok=True)
-        Path(report).write_text(
-            f"### Smoke test: {verdict}\n\n| check | result | |\n|---|---|---|\n{rows}\n", encoding="utf-8"
-        )
+    rows = "\n".join(
+        f"| {name} | {'passed' if good else '**failed**'} | {text.replace('|', chr(92) + '|')} |"
+        for name, good, text in lines
+    )
+    leave(report, f"### Smoke test: {verdict}\n\n| check | result | |\n|---|---|---|\n{rows}\n")
     return Smoked(verdict=verdict, reason=reason)

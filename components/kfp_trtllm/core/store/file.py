@@ -43,6 +43,17 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
+def _link(source: Path, target: Path) -> None:
+    """A hard link; a read-only copy where the file system allows none."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        shutil.copyfile(source, target)
+        target.chmod(0o444)
+
+
 def walk(folder: Path) -> list[Path]:
     """Regular files below a folder, sorted by name; StoreError for anything that is neither file nor folder."""
     files = []
@@ -125,16 +136,13 @@ class FileStore:
             self._write_manifest(manifest)
 
     def _put_file(self, path: Path, name: str) -> File:
-        if path.stat().st_nlink > 1:  # a link to something, perhaps to a blob, perhaps the user's: never chmod that
-            digest = hash_file(path)
-            if not self._has(digest, path.stat().st_size):
+        digest, info = hash_file(path), path.stat()
+        size = info.st_size
+        if not self._has(digest, size):
+            if info.st_nlink > 1:  # a link to something, perhaps the user's: never chmod that
                 copy = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
                 shutil.copyfile(path, copy)
                 os.replace(copy, path)
-        else:
-            digest = hash_file(path)
-        size = path.stat().st_size
-        if not self._has(digest, size):
             with path.open("rb") as source:
                 os.fsync(source.fileno())
             blob = self._blob(digest)
@@ -143,13 +151,7 @@ class FileStore:
             # Link under another name, then rename: a reader never sees a blob that is not whole, and a
             # truncated one that lies there is replaced.
             fresh = self.root / "work" / f".{uuid.uuid4().hex}"
-            try:
-                os.link(path, fresh)
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
-                    raise
-                shutil.copyfile(path, fresh)
-                fresh.chmod(0o444)
+            _link(path, fresh)
             os.replace(fresh, blob)
         return File(path=name, size=size, sha256=digest)
 
@@ -224,14 +226,7 @@ class FileStore:
                 for file in manifest.files:
                     target = building / file.path
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    blob = self._blob(file.sha256)
-                    try:
-                        os.link(blob, target)
-                    except OSError as error:
-                        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
-                            raise
-                        shutil.copyfile(blob, target)
-                        target.chmod(0o444)
+                    _link(self._blob(file.sha256), target)
                 os.rename(building, folder)
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)

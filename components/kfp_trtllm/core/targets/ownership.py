@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from kfp_trtllm.core.process import born
 from kfp_trtllm.core.targets.base import Revision, Target
 from kfp_trtllm.errors import DeployFailed
 
@@ -51,7 +52,7 @@ def claim(target: Target, revision: Revision, run_id: str) -> None:
 def renewed(run_id: str) -> dict[str, Any]:
     """The claim of this run, as of now."""
     pid = int(os.environ.get(RUN_PID_VARIABLE) or 0)
-    return {"run_id": run_id, "host": socket.gethostname(), "pid": pid, "born": _born(pid), "seen": time.time()}
+    return {"run_id": run_id, "host": socket.gethostname(), "pid": pid, "born": born(pid), "seen": time.time()}
 
 
 def is_alive(owner: Mapping[str, Any]) -> bool:
@@ -59,15 +60,5 @@ def is_alive(owner: Mapping[str, Any]) -> bool:
     if not owner:
         return False
     if owner.get("pid") and owner.get("host") == socket.gethostname():
-        return bool(_born(int(owner["pid"]))) and _born(int(owner["pid"])) == owner.get("born")
+        return born(int(owner["pid"])) == owner.get("born") != ""
     return time.time() - float(owner.get("seen", 0)) < _SILENT_SECONDS
-
-
-def _born(pid: int) -> str:
-    """When a process started, in the kernel's ticks; "" when there is none. Tells a recycled pid from the old one."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as source:
-            fields = source.read().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]

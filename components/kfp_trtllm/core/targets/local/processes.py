@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kfp_trtllm.core.process import born, stat
+
 _MARKER = "KFP_TRTLLM_LOCAL"
 _STARTED: list[subprocess.Popen[bytes]] = []  # kept so that children which end early are reaped, not left as zombies
 
@@ -41,12 +43,6 @@ class Process:
 def new_token() -> str:
     """A name for one start of one server."""
     return secrets.token_hex(6)
-
-
-def born(pid: int) -> str:
-    """When a running process started, in ticks since boot; "" when there is none."""
-    fields = _stat(pid)
-    return "" if not fields or fields[0] in "ZX" else fields[19]
 
 
 def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, root: Path, token: str) -> Process:
@@ -106,7 +102,7 @@ def marked(root: Path) -> dict[str, list[Process]]:
 def leader(root: Path, token: str) -> Process | None:
     """The server's own process: the one that leads its session; None when it does not run."""
     for process in marked(root).get(token, []):
-        fields = _stat(process.pid)
+        fields = stat(process.pid)
         if fields and fields[3] == str(process.pid):
             return process
     return None
@@ -115,7 +111,7 @@ def leader(root: Path, token: str) -> Process | None:
 def lost_child(pid: int, name: str) -> bool:
     """Whether a process has a child of that name (as the kernel shortens it) that died and was not collected."""
     for child in _pids():
-        fields = _stat(child)
+        fields = stat(child)
         if fields and fields[0] == "Z" and fields[1] == str(pid) and _name(child) == name[:15]:
             return True
     return False
@@ -173,12 +169,3 @@ def _name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
     except OSError:
         return ""
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/<pid>/stat after the command: state, parent, process group, session, …; [] without a process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
