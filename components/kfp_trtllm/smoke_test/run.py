@@ -23,6 +23,16 @@ class Smoked:
     reason: str
 
 
+class _CheckFailed(Exception):
+    """What a check saw that it should not have seen, in words."""
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    """Not an `assert`: those are gone under `python -O`, and every check would pass."""
+    if not holds:
+        raise _CheckFailed(otherwise)
+
+
 @dataclass
 class _Checks:
     """Runs checks one after the other; the first that fails ends them."""
@@ -31,12 +41,12 @@ class _Checks:
     failed: str = ""
 
     def __call__(self, name: str, check: Callable[[], str]) -> None:
-        """Runs a check that says what it saw, or raises AssertionError with what is wrong."""
+        """Runs a check that says what it saw, or raises _CheckFailed with what is wrong."""
         if self.failed:
             return
         try:
             self.lines.append((name, True, check()))
-        except AssertionError as problem:
+        except _CheckFailed as problem:
             self.lines.append((name, False, str(problem)))
             self.failed = f"{name}: {problem}"
 
@@ -67,9 +77,11 @@ def run(spec: SmokeTest, *, report: Path | None = None) -> Smoked:
 
 def _metadata(endpoint: Endpoint, revision: Revision) -> str:
     metadata = client.metadata(endpoint, revision.model)
-    assert metadata.get("name") == revision.model, f"Triton serves {metadata.get('name')!r}, not {revision.model!r}"
+    name = metadata.get("name")
+    _expect(name == revision.model, f"Triton serves {name!r}, not {revision.model!r}")
     versions = sorted(int(version) for version in metadata.get("versions", []))
-    assert versions == sorted(revision.facts.versions), f"versions {versions}, not {sorted(revision.facts.versions)}"
+    wanted = sorted(revision.facts.versions)
+    _expect(versions == wanted, f"versions {versions}, not {wanted}")
     return f"versions {', '.join(map(str, versions))}"
 
 
@@ -86,7 +98,7 @@ def _answer(spec: SmokeTest, endpoint: Endpoint, revision: Revision, *, stream: 
         **options,
     )
     text = _judge(spec, answer)
-    assert answer.served_by in ("", revision.name), f"{answer.served_by} answered, not {revision.name}"
+    _expect(answer.served_by in ("", revision.name), f"{answer.served_by} answered, not {revision.name}")
     return text
 
 
@@ -103,12 +115,11 @@ def _grpc(spec: SmokeTest, endpoint: Endpoint, revision: Revision) -> str:
 
 
 def _judge(spec: SmokeTest, answer: client.Answer) -> str:
-    assert not answer.error, answer.error
-    assert answer.text.strip(), "the answer was empty"
-    assert answer.output_tokens > 0, "no tokens were counted"
-    assert re.search(spec.smoke_expect, answer.text), (
-        f"the answer does not match {spec.smoke_expect!r}: {answer.text!r}"
-    )
+    _expect(not answer.error, answer.error)
+    _expect(bool(answer.text.strip()), "the answer was empty")
+    _expect(answer.output_tokens > 0, "no tokens were counted")
+    matches = re.search(spec.smoke_expect, answer.text) is not None
+    _expect(matches, f"the answer does not match {spec.smoke_expect!r}: {answer.text!r}")
     shown = " ".join(answer.text.split())
     return f"{answer.output_tokens} tokens in {answer.total_seconds:.2f} s: {shown[:60]}"
 
@@ -116,7 +127,7 @@ def _judge(spec: SmokeTest, answer: client.Answer) -> str:
 def _refused(endpoint: Endpoint, revision: Revision, prompt: str, max_tokens: int) -> str:
     call = client.generate if revision.facts.decoupled else client.infer
     answer = call(endpoint, revision.model, prompt, max_tokens=max_tokens, timeout=30.0)
-    assert answer.error, "it was answered"
+    _expect(bool(answer.error), "it was answered")
     return answer.error.splitlines()[0][:100]
 
 
