@@ -1,31 +1,51 @@
 """Compiles every pipeline and component into compiled/; with --check compares and writes nothing."""
 
 import argparse
+import ast
 import difflib
+import re
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILED = ROOT / "compiled"
+_DEFAULT = re.compile(r"^(#    \w+: \w+ \[Default: )([\[{].*)\]$", re.MULTILINE)
 
 
 def compile_all(folder: Path) -> None:
-    """Writes `<pipeline>_cpu.yaml` for each pipeline and `components/<component>.yaml` for each component."""
+    """Writes `<pipeline><platform's suffix>.yaml` for each pipeline and platform, and `components/<component>.yaml`."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
     from kfp import compiler
     from kfp_trtllm import components
 
     from pipelines.build_llm import build_llm
     from pipelines.deploy_llm import deploy_llm
+    from pipelines.platforms import PLATFORMS
     from pipelines.release_llm import release_llm
 
     (folder / "components").mkdir(parents=True, exist_ok=True)
     for pipeline in (build_llm, deploy_llm, release_llm):
-        compiler.Compiler().compile(pipeline, str(folder / f"{pipeline.name.replace('-', '_')}_cpu.yaml"))
+        for platform in PLATFORMS:
+            name = f"{pipeline.__name__}{platform.suffix}.yaml"
+            compiler.Compiler().compile(pipeline(platform), str(folder / name))
     for name in components.__all__:
         compiler.Compiler().compile(getattr(components, name), str(folder / "components" / f"{name}.yaml"))
+    for path in folder.rglob("*.yaml"):
+        path.write_text(_DEFAULT.sub(_sorted, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _sorted(found: re.Match[str]) -> str:
+    """A default in the comment at a file's head, its keys in order: KFP takes them as protobuf's hash table has them."""
+    return f"{found[1]}{_in_order(ast.literal_eval(found[2]))!r}]"
+
+
+def _in_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _in_order(value[key]) for key in sorted(value)}
+    return [_in_order(entry) for entry in value] if isinstance(value, list) else value
 
 
 def difference(wanted: Path, found: Path) -> str:

@@ -1,4 +1,7 @@
-"""The halves that pipelines are composed of."""
+"""The halves that pipelines are composed of.
+
+A component takes every parameter of the pipeline that it has an input for; only what another task made is named here.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ from kfp import dsl
 from kfp_trtllm.components import (
     benchmark_engine,
     build_engine,
+    check_release,
     close_release,
     convert_checkpoint,
     deploy_triton,
@@ -20,91 +24,80 @@ from kfp_trtllm.components import (
     smoke_test,
 )
 
-from pipelines.platforms import on_cluster_api, on_cpu
-
-_HEAVY: dict[str, Any] = {"cpu": "2", "memory": "8G", "timeout_seconds": 6 * 3600}
+from pipelines.platforms import Platform, on_cluster_api, on_cpu
 
 
-def build(checked: dsl.PipelineTask, p: dict[str, Any]) -> Any:
+def _task(component: Any, p: dict[str, Any], **made: Any) -> dsl.PipelineTask:
+    """A task with the pipeline's parameters that it has inputs for, and what other tasks made."""
+    inputs = component.component_spec.inputs or {}
+    task: dsl.PipelineTask = component(**{**{name: p[name] for name in inputs if name in p}, **made})
+    return task
+
+
+def check(p: dict[str, Any]) -> dsl.PipelineTask:
+    """The task that everything waits for: a wrong parameter is refused before anything is spent."""
+    return on_cpu(_task(check_release, p), "Check parameters", cached=False)
+
+
+def build(checked: dsl.PipelineTask, p: dict[str, Any], on: Platform) -> Any:
     """From a source to a packaged repository.
 
     Args:
         checked: The task that everything waits for.
         p: The pipeline's parameters by name.
+        on: Where tasks are placed.
 
     Returns:
         The digest of the repository's manifest, as a task's output.
     """
-
-    def only(*names: str) -> dict[str, Any]:
-        return {name: p[name] for name in ("store", *names)}
-
-    resolved = on_cpu(resolve_model(source=p["source"]), "Resolve model", cached=False, retries=1).after(checked)
-    fetched = on_cpu(
-        fetch_model(source=resolved.outputs["source"], revision=resolved.outputs["revision"], **only("allow_pickle")),
-        "Fetch model",
-        retries=1,
-        **_HEAVY,
+    resolved = on_cpu(_task(resolve_model, p), "Resolve model", cached=False, retries=1).after(checked)
+    on.download(resolved, p)
+    fetched = on.download(
+        on_cpu(
+            _task(fetch_model, p, source=resolved.outputs["source"], revision=resolved.outputs["revision"]),
+            "Fetch model",
+            retries=1,
+            cpu="2",
+            memory="8G",
+            timeout_seconds=12 * 3600,
+        ),
+        p,
     )
+    checkpoint = fetched.outputs["checkpoint"]
     # One variant after the other: two builds or two measurements on one machine would disturb each other.
     with dsl.ParallelFor(p["variants"], name="Variants", parallelism=1) as variant:
-        planned = on_cpu(
-            plan_build(
-                checkpoint=fetched.outputs["checkpoint"],
-                variant=variant,
-                **only("backend", "max_batch_size", "max_input_len", "max_seq_len", "memory_limit_gb"),
-            ),
-            "Plan build",
+        planned = on_cpu(_task(plan_build, p, checkpoint=checkpoint, variant=variant), "Plan build")
+        plan = planned.outputs["plan"]
+        converted = on.heavy(_task(convert_checkpoint, p, checkpoint=checkpoint, plan=plan), "Convert checkpoint", p)
+        on.download(converted, p)
+        building = _task(build_engine, p, checkpoint=converted.outputs["converted"], plan=plan)
+        if on.has_gpus:
+            early = on.toolkit(
+                _task(evaluate_accuracy, p, checkpoint=checkpoint, candidate=converted.outputs["converted"]),
+                "Evaluate checkpoint",
+                p,
+            )
+            building.after(_require("checkpoint accuracy", on.download(early, p)))
+        built = on.heavy(building, "Build engine", p)
+        engine = built.outputs["engine"]
+        evaluated = on.heavy(
+            _task(evaluate_accuracy, p, checkpoint=checkpoint, candidate=engine), "Evaluate accuracy", p
         )
-        converted = on_cpu(
-            convert_checkpoint(checkpoint=fetched.outputs["checkpoint"], plan=planned.outputs["plan"], **only()),
-            "Convert checkpoint",
-            **_HEAVY,
-        )
-        built = on_cpu(
-            build_engine(checkpoint=converted.outputs["converted"], plan=planned.outputs["plan"], **only()),
-            "Build engine",
-            **_HEAVY,
-        )
-        evaluated = on_cpu(
-            evaluate_accuracy(
-                checkpoint=fetched.outputs["checkpoint"],
-                engine=built.outputs["engine"],
-                **only(
-                    "accuracy_gate",
-                    "accuracy_tasks",
-                    "accuracy_limit",
-                    "accuracy_margin",
-                    "accuracy_alpha",
-                    "seed",
-                ),
-            ),
-            "Evaluate accuracy",
-            **_HEAVY,
-        )
-        measured = on_cpu(
-            benchmark_engine(engine=built.outputs["engine"], **only("benchmark_concurrency", "benchmark_max_tokens")),
-            "Benchmark engine",
-            **_HEAVY,
-        ).after(evaluated)
+        on.download(evaluated, p)
+        measured = on.heavy(_task(benchmark_engine, p, engine=engine), "Benchmark engine", p).after(evaluated)
     selected = on_cpu(
-        select_engine(
-            engines=dsl.Collected(built.outputs["engine"]),
+        _task(
+            select_engine,
+            p,
+            engines=dsl.Collected(engine),
             evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
             benchmarks=dsl.Collected(measured.outputs["benchmark"]),
-            **only(),
         ),
         "Select engine",
     )
-    required = _require("accuracy", selected)
-    packaged = on_cpu(
-        package_repository(
-            engine=selected.outputs["engine"],
-            **only("model_name", "model_version", "base_repository", "decoupled"),
-        ),
-        "Package repository",
-        **_HEAVY,
-    ).after(required)
+    packaged = on.toolkit(
+        _task(package_repository, p, engine=selected.outputs["engine"]), "Package repository", p
+    ).after(_require("accuracy", selected))
     return packaged.outputs["digest"]
 
 
@@ -116,47 +109,18 @@ def deploy(checked: dsl.PipelineTask, repository: Any, p: dict[str, Any]) -> Non
         repository: Digest of the repository's manifest.
         p: The pipeline's parameters by name.
     """
-    run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-
-    def only(*names: str) -> dict[str, Any]:
-        return {"repository": repository, **{name: p[name] for name in ("store", "target", *names)}}
-
-    deployed = on_cluster_api(deploy_triton(run_id=run_id, **only("ready_timeout_seconds")), "Deploy Triton").after(
-        checked
-    )
-    smoked = on_cluster_api(
-        smoke_test(**only("smoke_prompt", "smoke_expect", "smoke_max_tokens", "smoke_timeout_seconds")),
-        "Smoke test",
-    ).after(deployed)
-    required = _require("smoke test", smoked)
+    made = {"repository": repository, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+    deployed = on_cluster_api(_task(deploy_triton, p, **made), "Deploy Triton").after(checked)
+    smoked = on_cluster_api(_task(smoke_test, p, repository=repository), "Smoke test").after(deployed)
     rolled_out = on_cluster_api(
-        roll_out_canary(
-            run_id=run_id,
-            **only(
-                "rollout_steps",
-                "rollout_alpha",
-                "rollout_margin",
-                "max_error_rate",
-                "max_slow_rate",
-                "slo_ttft_ms",
-                "slo_itl_ms",
-                "min_step_requests",
-                "rollout_deadline_seconds",
-                "probe_prompts",
-                "probe_max_tokens",
-                "probe_timeout_seconds",
-            ),
-        ),
-        "Roll out canary",
-        retries=3,
-        timeout_seconds=24 * 3600,
-    ).after(required)
+        _task(roll_out_canary, p, **made), "Roll out canary", retries=3, timeout_seconds=24 * 3600
+    ).after(_require("smoke test", smoked))
     _require("rollout", rolled_out)
 
 
-def close(model_name: Any, target: Any) -> dsl.PipelineTask:
+def close(p: dict[str, Any]) -> dsl.PipelineTask:
     """The exit task of everything that deploys."""
-    closing = close_release(model_name=model_name, target=target, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+    closing = _task(close_release, p, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
     return on_cpu(closing, "Close release", cached=False)
 
 

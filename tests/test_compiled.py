@@ -1,5 +1,6 @@
 """The compiled pipelines: up to date, and free of the faults that the compiler lets pass and a local run hides."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 from kfp_trtllm import components
 
 from pipelines import compile as compiling
+from pipelines.platforms import CPU, GPU, PLATFORMS, Platform
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILED = sorted((ROOT / "compiled").rglob("*.yaml"))
@@ -29,7 +31,8 @@ def test_compiled_is_what_the_source_compiles_to_twice_over(tmp_path: Path) -> N
 def test_every_pipeline_and_component_is_compiled() -> None:
     names = {str(path.relative_to(ROOT / "compiled")) for path in COMPILED}
     wanted = {f"components/{name}.yaml" for name in components.__all__}
-    wanted |= {f"{name}_cpu.yaml" for name in ("build_llm", "deploy_llm", "release_llm")}
+    pipelines = ("build_llm", "deploy_llm", "release_llm")
+    wanted |= {f"{name}{platform.suffix}.yaml" for name in pipelines for platform in PLATFORMS}
     assert names == wanted
 
 
@@ -50,22 +53,74 @@ def dags(document: Any) -> Iterator[tuple[str, Any, Any]]:
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_each_parameter_that_a_task_reads_exists_in_its_group(path: Path) -> None:
-    document = documents(path)[0]
-    seen = 0
+    document, platform = documents(path)
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    executors = document["deploymentSpec"]["executors"]
+    seen, placements = 0, 0
     for group, dag, inputs in dags(document):
         parameters = set(inputs.get("parameters", {}))
         for task in dag["tasks"].values():
-            for binding in task.get("inputs", {}).get("parameters", {}).values():
+            bindings = task.get("inputs", {}).get("parameters", {})
+            for binding in bindings.values():
                 if "componentInputParameter" in binding:
                     seen += 1
                     assert binding["componentInputParameter"] in parameters, f"{group}: {binding}"
+            label = document["components"][task["componentRef"]["name"]].get("executorLabel")
+            if label is None:
+                continue
+            # Placement can be read from parameters too, and those are the ones that the compiler forgets to pass on:
+            # the task's own where a container's text names them, the group's in the platform's part.
+            for name in re.findall(r"inputs\.parameters\['([^']+)'\]", str(executors[label]["container"])):
+                placements += 1
+                assert name in bindings, f"{group}: {name}"
+            for name in re.findall(r"'componentInputParameter': '([^']+)'", str(placed[label])):
+                placements += 1
+                assert name in parameters, f"{group}: {name}"
     assert seen > 20
-    # Placement can be read from parameters too, and those are the ones that the compiler forgets to pass on.
-    for executor in document["deploymentSpec"]["executors"].values():
-        assert "{{$.inputs.parameters" not in str(executor["container"].get("resources", ""))
-        assert "{{" not in executor["container"]["image"]
-    for platform in documents(path)[1:]:
-        assert "componentInputParameter" not in str(platform)
+    assert (placements > 20) == (platform_of(path).has_gpus and "deploy" not in path.stem)
+
+
+def platform_of(path: Path) -> Platform:
+    return CPU if path.stem.endswith(CPU.suffix) else GPU
+
+
+GPU_PIPELINES = [path for path in PIPELINES if platform_of(path) is GPU and "deploy" not in path.stem]
+
+
+@pytest.mark.parametrize("path", GPU_PIPELINES, ids=lambda path: path.stem)
+def test_what_builds_and_measures_is_on_a_gpu_and_nothing_else(path: Path) -> None:
+    document, platform = documents(path)
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    golden = yaml.safe_load((ROOT / "tests/golden/on_gpu.yaml").read_text())
+    on_gpu = set()
+    for label, executor in document["deploymentSpec"]["executors"].items():
+        if "accelerator" in executor["container"].get("resources", {}):
+            on_gpu.add(label.removeprefix("exec-").rstrip("-0123456789"))
+            found = {
+                "container": {k: executor["container"][k] for k in ("env", "image", "resources")},
+                "platform": placed[label],
+            }
+            found["platform"].pop("secretAsEnv", None)
+            assert found == golden, label
+        else:
+            assert "nodeSelector" not in placed[label], label
+    assert on_gpu == {"convert-checkpoint", "build-engine", "evaluate-accuracy", "benchmark-engine"}
+    early = document["deploymentSpec"]["executors"]["exec-evaluate-accuracy"]["container"]
+    assert "accelerator" not in early["resources"], "the verdict on a checkpoint comes before a GPU is asked for"
+
+
+@pytest.mark.parametrize("path", GPU_PIPELINES, ids=lambda path: path.stem)
+def test_tokens_come_from_secrets_that_need_not_exist(path: Path) -> None:
+    _, platform = documents(path)
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    with_tokens = {label for label, entry in placed.items() if "secretAsEnv" in entry}
+    assert {"exec-resolve-model", "exec-fetch-model", "exec-convert-checkpoint"} <= with_tokens
+    for label in with_tokens:
+        for secret in placed[label]["secretAsEnv"]:
+            assert secret["optional"] is True
+            assert secret["secretNameParameter"]["componentInputParameter"].startswith("pipelinechannel--") or (
+                secret["secretNameParameter"]["componentInputParameter"] in ("hf_secret", "ngc_secret")
+            )
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
@@ -77,7 +132,8 @@ def test_every_parameter_has_a_description_and_a_default_that_works(path: Path) 
             assert "defaultValue" in parameter, name
     from kfp_trtllm.check_release.spec import Release
 
-    Release(**{name: p.get("defaultValue", "") for name, p in parameters.items()}).check()
+    placement = {parameter.name for parameter in platform_of(path).parameters}
+    Release(**{n: p.get("defaultValue", "") for n, p in parameters.items() if n not in placement}).check()
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)

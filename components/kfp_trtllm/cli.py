@@ -197,6 +197,7 @@ def local_status() -> None:
     """Show what runs."""
     from rich.table import Table
 
+    from kfp_trtllm.core.targets.base import show_weights
     from kfp_trtllm.core.targets.local import LocalTarget
 
     rows = LocalTarget().status()
@@ -208,6 +209,52 @@ def local_status() -> None:
         state = "ready" if row.alive else "dead"
         table.add_row(row.revision, row.role, f"{row.weight} %", str(row.pid), state, row.url)
     _console().print(table)
+    for row in rows:
+        if row.versions:
+            click.echo(f"{row.revision} by version: {show_weights(row.versions)}")
+
+
+@local_group.command("versions")
+@click.argument("model")
+@click.argument("weights", nargs=-1, metavar="[VERSION=PERCENT]...")
+def local_versions(model: str, weights: tuple[str, ...]) -> None:
+    """Show how a MODEL's requests fall to its versions, or set it.
+
+    Requests that name a version are not touched. The newest version gets everything unless weights say otherwise.
+
+    Examples:
+      kfp-trtllm local versions smollm2-135m
+
+      kfp-trtllm local versions smollm2-135m 1=90 2=10
+    """
+    from rich.table import Table
+
+    from kfp_trtllm.core.targets.local import LocalTarget
+
+    target = LocalTarget()
+    known = {row.model for row in target.status()}
+    if model not in known:
+        raise InvalidSpec(unknown("MODEL", model, known) if known else "nothing runs, so there are no versions.")
+    if weights:
+        target.split_versions(model, _version_weights(weights))
+    table = Table("version", "variant", "weight", "revision", "role", box=None, header_style="bold")
+    for row in target.versions(model):
+        table.add_row(str(row.version), row.variant, f"{row.weight} %", row.revision, row.role)
+    _console().print(table)
+
+
+def _version_weights(pairs: tuple[str, ...]) -> dict[int, int]:
+    weights: dict[int, int] = {}
+    for pair in pairs:
+        version, _, percent = pair.partition("=")
+        try:
+            number, weight = int(version), int(percent)
+        except ValueError:
+            raise InvalidSpec(f"weights must be VERSION=PERCENT in whole numbers, but got {pair!r}.") from None
+        if number in weights:
+            raise InvalidSpec(f"weights must not name a version twice, but got {' '.join(pairs)!r}.")
+        weights[number] = weight
+    return weights
 
 
 @local_group.command("logs")

@@ -5,6 +5,7 @@
     ├── SourceError          (RuntimeError)  the model can't be had, or is not what it should be
     ├── StoreError           (RuntimeError)  bytes are missing, damaged or can't be written
     ├── BuildFailed          (RuntimeError)  a tool that converts, builds or measures an engine failed
+    │   └── Unsupported                      the tool does not know such a model; another backend may
     ├── DeployFailed         (RuntimeError)  a revision did not come up, or traffic can't be moved
     └── VerdictError         (RuntimeError)  a measurement says no; raised by require_verdict only
         ├── GateFailed                       accuracy, selection or smoke test
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class KfpTrtllmError(Exception):
     """Base of all errors below; `str(error)` is one line meant for a user, then, for tools, their log's end."""
 
     exit_code: ClassVar[int] = 1
+    diagnosis: Any = None  # what the doctor says (core.doctor.diagnosis.Diagnosis), where a tool's log tells it
 
 
 class InvalidSpec(KfpTrtllmError, ValueError):
@@ -44,6 +46,10 @@ class StoreError(KfpTrtllmError, RuntimeError):
 
 class BuildFailed(KfpTrtllmError, RuntimeError):
     """A conversion, a build, an evaluation or a benchmark failed."""
+
+
+class Unsupported(BuildFailed):
+    """The tool does not know the model's architecture or one of its operators."""
 
 
 class DeployFailed(KfpTrtllmError, RuntimeError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kfp_trtllm.core import backends, rules
@@ -45,18 +45,36 @@ class Release:
         max_input_len: As in plan_build.
         max_seq_len: As in plan_build.
         memory_limit_gb: As in plan_build.
+        trtllm_version: As in plan_build.
+        gpu_kind: As in plan_build.
+        gpu_count: As in plan_build.
+        tp_size: As in plan_build.
+        pp_size: As in plan_build.
+        max_num_tokens: As in plan_build.
+        kv_cache_dtype: As in plan_build.
+        build_options: As in plan_build.
+        calibration_dataset: As in plan_build.
+        calibration_size: As in plan_build.
+        allow_fallback: As in plan_build.
+        build_image: As in plan_build.
+        gpu_task_cpu: As in plan_build.
+        gpu_task_memory: As in plan_build.
         accuracy_gate: As in evaluate_accuracy.
         accuracy_tasks: As in evaluate_accuracy.
         accuracy_limit: As in evaluate_accuracy.
         accuracy_margin: As in evaluate_accuracy.
         accuracy_alpha: As in evaluate_accuracy.
         seed: As in evaluate_accuracy.
+        accuracy_subject: As in evaluate_accuracy.
+        accuracy_rule: As in evaluate_accuracy.
         benchmark_concurrency: As in benchmark_engine.
         benchmark_max_tokens: As in benchmark_engine.
         model_version: As in package_repository.
         base_repository: As in package_repository.
         decoupled: As in package_repository.
-        repository: As in deploy_triton; empty where the run makes it.
+        layout: As in package_repository.
+        kv_cache_free_gpu_memory_fraction: As in package_repository.
+        repository: Digest of the repository to deploy; empty where the run makes it.
         target: As in deploy_triton.
         ready_timeout_seconds: As in deploy_triton.
         smoke_prompt: As in smoke_test.
@@ -87,17 +105,35 @@ class Release:
     max_input_len: int = 1024
     max_seq_len: int = 2048
     memory_limit_gb: float = 0.0
+    trtllm_version: str = ""
+    gpu_kind: str = ""
+    gpu_count: str = ""
+    tp_size: int = 1
+    pp_size: int = 1
+    max_num_tokens: int = 0
+    kv_cache_dtype: str = "auto"
+    build_options: Mapping[str, Any] = field(default_factory=dict)
+    calibration_dataset: str = ""
+    calibration_size: int = 0
+    allow_fallback: bool = False
+    build_image: str = ""
+    gpu_task_cpu: str = ""
+    gpu_task_memory: str = ""
     accuracy_gate: bool = True
     accuracy_tasks: Sequence[str] = ("kfp_core",)
     accuracy_limit: int = 0
     accuracy_margin: float = 0.05
     accuracy_alpha: float = 0.05
     seed: int = 0
+    accuracy_subject: str = "engine"
+    accuracy_rule: str = "paired"
     benchmark_concurrency: Sequence[int] = (1, 8)
     benchmark_max_tokens: int = 32
     model_version: int = 1
     base_repository: str = ""
     decoupled: bool = True
+    layout: str = "python"
+    kv_cache_free_gpu_memory_fraction: float = 0.9
     repository: str = ""
     target: str = "local"
     ready_timeout_seconds: int = 300
@@ -127,7 +163,7 @@ class Release:
         backends.get(self.backend)
         rules.not_empty("variants", self.variants)
         rules.settle(self, variants=rules.texts("variants", self.variants))
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         values["repository"] = self.repository or _LATER
         for step, name in STEPS.items():
             spec_class = getattr(importlib.import_module(f"kfp_trtllm.{step}.spec"), name)
@@ -137,5 +173,5 @@ class Release:
 
 
 def _build(spec_class: Any, values: dict[str, Any]) -> None:
-    names = {field.name for field in dataclasses.fields(spec_class)}
+    names = {entry.name for entry in dataclasses.fields(spec_class)}
     spec_class(**{name: value for name, value in values.items() if name in names})

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from kfp_trtllm.convert_checkpoint.spec import Conversion
-from kfp_trtllm.core import backends
 from kfp_trtllm.core.backends.base import BuildPlan
-from kfp_trtllm.core.manifest import CheckpointFacts, Manifest
-from kfp_trtllm.core.step import fact, note
+from kfp_trtllm.core.conversion import converted as convert
+from kfp_trtllm.core.manifest import Manifest
+from kfp_trtllm.core.step import note
 from kfp_trtllm.core.store import open_store
+from kfp_trtllm.errors import Unsupported
 
 
 def run(spec: Conversion, *, checkpoint: Path, plan: Path, converted: Path) -> Manifest:
-    """Converts or quantizes a checkpoint as a plan wants it; passes it on where the backend takes it as it is."""
+    """Converts or quantizes a checkpoint as a plan wants it; passes it on where the backend takes it as it is.
+
+    Where the tool does not know such a model, the plan's fallback is converted for instead.
+    """
     decided = BuildPlan.read(plan)
-    backend = backends.get(decided.backend)
     source = Manifest.read(checkpoint)
     store = open_store(spec.store)
-    with store.lock(f"converted-{decided.engine_key}"):
-        manifest = store.lookup("converted", decided.engine_key)
-        if manifest is not None:
-            fact(reused=True)
-        else:
-            with (
-                store.workspace(f"convert-{decided.engine_key}") as work,
-                store.folder(store.get(source.digest)) as folder,
-            ):
-                if backend.convert(decided.variant, folder, work / "checkpoint"):
-                    facts = dataclasses.replace(source.facts_as(CheckpointFacts), variant=decided.variant)
-                    manifest = store.put_folder(
-                        work / "checkpoint",
-                        kind="checkpoint",
-                        facts=dataclasses.asdict(facts),
-                        parents=(source.digest,),
-                    )
-            if manifest is None:
-                note(f"nothing to convert: {decided.backend} builds {decided.variant} from the checkpoint as it is")
-                fact(result="nothing to do")
-                manifest = source
-            else:
-                store.publish("converted", decided.engine_key, manifest)
+    try:
+        manifest = convert(decided, source, store)
+    except Unsupported as problem:
+        if decided.fallback is None:
+            raise
+        note(f"backend {decided.fallback.backend} instead of {decided.backend}: {str(problem).splitlines()[0]}")
+        manifest = convert(decided.fallback, source, store)
     manifest.write(converted)
     return manifest

@@ -73,7 +73,7 @@ def read_headers(folder: Path) -> list[Tensor]:
         raise SourceError(f"{folder.name} has no weights in safetensors (model.safetensors, or shards and {INDEX}).")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        for tensor in _read_header(folder / file):
+        for tensor in read_header(folder / file):
             if tensor.name in tensors:
                 raise SourceError(f"{folder.name} has the tensor {tensor.name} in two files, {file} among them.")
             tensors[tensor.name] = tensor
@@ -272,8 +272,12 @@ def _entry(name: str, values: Mapping[str, Any]) -> tuple[Tensor, int, int]:
     return Tensor(name=name, dtype=str(values["dtype"]), shape=tuple(map(int, values["shape"]))), begin, end
 
 
-def _read_header(path: Path) -> list[Tensor]:
-    """The tensors of one safetensors file: 8 bytes of length, that much JSON, and nothing but data behind it."""
+def read_header(path: Path) -> list[Tensor]:
+    """The tensors of one safetensors file: 8 bytes of length, that much JSON, and nothing but data behind it.
+
+    Raises:
+        SourceError: It is something else, cut off or damaged.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from kfp_trtllm.errors import StoreError
 
 SCHEMA = 1
-KINDS = ("checkpoint", "engine", "repository")
+KINDS = ("checkpoint", "engine", "repository", "cache")
 
 F = TypeVar("F")
 
@@ -45,7 +45,7 @@ class Manifest:
     """What one step leaves for the next.
 
     Attributes:
-        kind: "checkpoint", "engine" or "repository".
+        kind: "checkpoint", "engine", "repository", or "cache" (what one build hands to the next).
         files: Sorted by path.
         facts: JSON values about the folder; read them through `facts_as`.
         parents: Digests of the manifests that this one was made from.
@@ -160,6 +160,7 @@ class CheckpointFacts:
         chat_template: Whether the tokenizer has one.
         license: SPDX name or hub tag where the source tells it, else "".
         variant: "" for weights as fetched, else the precision that they were quantized to.
+        backend: "" for weights as fetched, else the backend that they were converted for.
     """
 
     source: str
@@ -173,6 +174,7 @@ class CheckpointFacts:
     chat_template: bool
     license: str = ""
     variant: str = ""
+    backend: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +193,12 @@ class EngineFacts:
         max_seq_len: Longest prompt plus answer in tokens.
         chat_template: Whether prompts can be given as chat turns.
         versions: Versions of the tools that made it, by name.
+        max_num_tokens: Tokens of all requests that one step computes; 0 where the backend has no such limit.
+        tp_size: Tensor parallel ranks, each on a GPU of its own.
+        pp_size: Pipeline parallel ranks.
+        gpu_kind: What it was built for; "" for a CPU.
+        trtllm_version: TensorRT-LLM that it was built by or for; "" for none.
+        options: The plan's build options.
     """
 
     backend: str
@@ -204,6 +212,12 @@ class EngineFacts:
     max_seq_len: int
     chat_template: bool
     versions: Mapping[str, str] = field(default_factory=dict)
+    max_num_tokens: int = 0
+    tp_size: int = 1
+    pp_size: int = 1
+    gpu_kind: str = ""
+    trtllm_version: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +236,13 @@ class RepositoryFacts:
         max_batch_size: As in EngineFacts.
         max_input_len: As in EngineFacts.
         max_seq_len: As in EngineFacts.
-        launch: How Triton is to be started for it: "tritonserver", or what a multi-GPU engine needs.
+        variants: Precision of each version, by its number as text.
+        layout: "python" (our own model.py) or "cpp" (NVIDIA's C++ backend and its ensemble).
+        entry: The Triton model that takes requests; "" for `model_name`.
+        gpus: GPUs that each replica needs; 0 for a CPU.
+        gpu_kind: As in EngineFacts.
+        trtllm_version: As in EngineFacts.
+        launch: How Triton is started for it: {"argv", "env", "ranks"}, {} for plain tritonserver.
     """
 
     model_name: str
@@ -236,4 +256,10 @@ class RepositoryFacts:
     max_batch_size: int
     max_input_len: int
     max_seq_len: int
-    launch: str = "tritonserver"
+    variants: Mapping[str, str] = field(default_factory=dict)
+    layout: str = "python"
+    entry: str = ""
+    gpus: int = 0
+    gpu_kind: str = ""
+    trtllm_version: str = ""
+    launch: Mapping[str, Any] = field(default_factory=dict)

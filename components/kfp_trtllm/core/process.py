@@ -39,7 +39,8 @@ def run_tool(
         env: Variables added to this process's environment.
         cwd: Working folder of the tool.
         on_line: Called with each line (also those ended by a carriage return, as progress bars write them).
-        error: Raised when the status is not 0; names the command, its status and the end of its log.
+        error: Raised when the status is not 0; names the command, its status, what the log says was wrong where that
+            is known, and the log's end. Its `diagnosis` is the doctor's, or None.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -52,8 +53,8 @@ def run_tool(
             cwd=cwd,
             preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
-    except OSError as problem:
-        raise error(f"can't start {argv[0]}: {problem.strerror}.") from None
+    except OSError as reason:
+        raise error(f"can't start {argv[0]}: {reason.strerror}.") from None
     assert process.stdout is not None
     kept: list[bytes] = []
     line = b""
@@ -75,7 +76,13 @@ def run_tool(
     output = b"".join(kept).decode(errors="replace")
     if status != 0:
         how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-        raise error(f"{shlex.join(argv)} {how}; the end of its log:\n{tail(output)}")
+        from kfp_trtllm.core.doctor.examine import examine
+
+        diagnosis = examine(output, status=status, tool=argv[0])
+        advice = f"\n{diagnosis.cause} {diagnosis.remedy}" if diagnosis else ""
+        problem = error(f"{shlex.join(argv)} {how}.{advice}\nThe end of its log:\n{tail(output)}")
+        problem.diagnosis = diagnosis
+        raise problem
     return output
 
 

@@ -64,3 +64,19 @@ def digest(name: str, value: str, *, optional: bool = False) -> None:
     """The name of a manifest: "sha256:" and 64 hexadecimal digits."""
     if not (optional and not value) and not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
         raise InvalidSpec(f"{name} must be sha256: and 64 hexadecimal digits, but got {value!r}.")
+
+
+_SUFFIXES = {
+    **{"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18},
+    **{"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60},
+}
+
+
+def quantity(name: str, text: str) -> float:
+    """What Kubernetes means by an amount, for example 500m (of a core) or 32Gi (of memory)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", text)
+    if found is None or found[2] not in _SUFFIXES:
+        raise InvalidSpec(
+            f"{name} must be an amount as Kubernetes writes it, such as 4, 500m or 32Gi, but got {text!r}."
+        )
+    return float(found[1]) * _SUFFIXES[found[2]]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kfp_trtllm.core import backends, keys
 from kfp_trtllm.core.backends.base import TextModel
-from kfp_trtllm.core.manifest import EngineFacts, Manifest
+from kfp_trtllm.core.manifest import CheckpointFacts, EngineFacts, Manifest
 from kfp_trtllm.core.step import fact, leave, note, progress
 from kfp_trtllm.core.store import open_store
 from kfp_trtllm.core.store.base import Store
-from kfp_trtllm.errors import StoreError
+from kfp_trtllm.errors import InvalidSpec, StoreError
 from kfp_trtllm.evaluate_accuracy.spec import AccuracyEvaluation
 
 
@@ -27,31 +28,56 @@ class Evaluated:
 
 
 def run(
-    spec: AccuracyEvaluation, *, checkpoint: Path, engine: Path, evaluation: Path, report: Path | None = None
+    spec: AccuracyEvaluation, *, checkpoint: Path, candidate: Path, evaluation: Path, report: Path | None = None
 ) -> Evaluated:
-    """Asks the checkpoint and the engine the same items and tests whether the engine is no worse by the margin."""
-    candidate = Manifest.read(engine)
-    facts = candidate.facts_as(EngineFacts)
+    """Asks the checkpoint and the candidate the same items and tests whether the candidate is no worse by the margin."""
+    reference, subject = Manifest.read(checkpoint), Manifest.read(candidate)
+    model = reference.facts_as(CheckpointFacts).name
+
+    def skip(reason: str) -> Evaluated:
+        return _finish({"model": model, "verdict": "skipped", "reason": reason}, evaluation, report)
+
     if not spec.accuracy_gate:
-        skipped = {"model": facts.name, "verdict": "skipped", "reason": "accuracy_gate is off"}
-        return _finish(skipped, evaluation, report)
+        return skip("accuracy_gate is off")
+    if subject.kind == "checkpoint" and spec.accuracy_subject == "engine":
+        return skip("accuracy_subject is engine, which is asked when it is built")
     from kfp_trtllm.core.evaluation.compare import compare
     from kfp_trtllm.core.evaluation.reference import TransformersModel
 
-    reference = Manifest.read(checkpoint)
     store = open_store(spec.store)
+    if subject.kind == "engine" and spec.accuracy_subject == "checkpoint":
+        # What was asked before the build; the answers are in the store.
+        subject = store.get(subject.parents[0])
+    if subject.digest == reference.digest:
+        return skip("the engine is built from the checkpoint as it is")
 
     def load_reference(folder: Path) -> TextModel:
         return TransformersModel(folder, max_batch_size=16)
 
-    def load_engine(folder: Path) -> TextModel:
-        return backends.get(facts.backend).load(folder, candidate.facts)
-
+    load, variant = _loader(subject)
     before = _evaluate(spec, store, reference, "checkpoint", load_reference)
-    after = _evaluate(spec, store, candidate, facts.variant, load_engine)
-    judged = compare(before, after, margin=spec.accuracy_margin, alpha=spec.accuracy_alpha)
-    document = judged.report(model=facts.name, reference="checkpoint", candidate=facts.variant)
-    return _finish(document, evaluation, report)
+    after = _evaluate(spec, store, subject, variant, load)
+    judged = compare(before, after, margin=spec.accuracy_margin, alpha=spec.accuracy_alpha, rule=spec.accuracy_rule)
+    return _finish(judged.report(model=model, reference="checkpoint", candidate=variant), evaluation, report)
+
+
+def _loader(manifest: Manifest) -> tuple[Callable[[Path], TextModel], str]:
+    """How to load what is asked, and its precision."""
+    if manifest.kind == "engine":
+        facts = manifest.facts_as(EngineFacts)
+        return (lambda folder: backends.get(facts.backend).load(folder, manifest.facts)), facts.variant
+    from kfp_trtllm.core.evaluation.quantized import QuantizedModel
+    from kfp_trtllm.core.evaluation.reference import TransformersModel
+
+    converted = manifest.facts_as(CheckpointFacts)
+    if converted.backend == "tensorrt":
+        raise InvalidSpec(
+            "accuracy_subject must be engine on backend tensorrt, whose converted checkpoints only its builder reads, "
+            "but got 'checkpoint'."
+        )
+    quantized = "hf_quant_config.json" in {file.path for file in manifest.files}
+    kind = QuantizedModel if quantized else TransformersModel
+    return (lambda folder: kind(folder, max_batch_size=16)), converted.variant
 
 
 def _evaluate(spec: AccuracyEvaluation, store: Store, manifest: Manifest, name: str, load: Any) -> Any:

@@ -16,6 +16,8 @@ def package_repository(
     model_version: int = 1,
     base_repository: str = "",
     decoupled: bool = True,
+    layout: str = "python",
+    kv_cache_free_gpu_memory_fraction: float = 0.9,
 ) -> NamedTuple("Outputs", [("digest", str)]):
     """Makes a versioned Triton model repository from an engine.
 
@@ -29,6 +31,10 @@ def package_repository(
         base_repository: Digest of an earlier repository of the same model whose other versions are to be served
             beside this one; empty for none.
         decoupled: True serves /generate, /generate_stream and gRPC streams; False serves /infer, with no streams.
+        layout: python is our own model.py, which serves every backend and several versions side by side; cpp is NVIDIA's
+            C++ backend with its ensemble, for backend tensorrt and one version.
+        kv_cache_free_gpu_memory_fraction: Share of the GPUs' free memory that keys and values get, over all versions
+            that are served side by side.
 
     Returns:
         repository: Manifest of the repository.
@@ -46,6 +52,8 @@ def package_repository(
                 model_version=model_version,
                 base_repository=base_repository,
                 decoupled=decoupled,
+                layout=layout,
+                kv_cache_free_gpu_memory_fraction=kv_cache_free_gpu_memory_fraction,
             ),
             engine=engine.path,
             repository=repository.path,

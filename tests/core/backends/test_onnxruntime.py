@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from kfp_trtllm.core.backends.base import PlanRequest, Sampling, Tensor
-from kfp_trtllm.core.backends.onnxruntime import ARCHITECTURES, REFUSED, OnnxRuntime, OnnxTextModel
+from kfp_trtllm.core.backends.onnxruntime import ARCHITECTURES, REFUSED, OnnxRuntime
+from kfp_trtllm.core.backends.text_model import EngineTextModel
 from kfp_trtllm.core.checkpoint import read_config, read_headers
 from kfp_trtllm.errors import BuildFailed, InvalidSpec
 from tiny_model import LIMITS, build_plan, write_checkpoint
@@ -58,14 +59,14 @@ def planned(config: dict[str, Any] | None = None, **changes: Any) -> Any:
     ("variant", "size"), [("fp32", 540_157_184), ("int4", 113_365_376), ("int8", 266_773_760)]
 )  # fmt: skip
 def test_weights_are_as_large_as_the_builder_writes_them(variant: str, size: int) -> None:
-    memory, options = planned(variant=variant)
-    assert memory.weights == pytest.approx(size, rel=0.001)
+    plan = planned(variant=variant)
+    assert plan.memory.weights == pytest.approx(size, rel=0.001)
     recipe = {"algo_config": "k_quant_mixed"} if variant == "int4" else {}
-    assert options == {"precision": variant, "execution_provider": "cpu", **recipe}
+    assert plan.options == {"precision": variant, "execution_provider": "cpu", **recipe}
 
 
 def test_the_cache_has_a_row_per_request_and_one_to_read_prompts_in() -> None:
-    memory, _ = planned()
+    memory = planned().memory
     assert memory.kv_cache == 2 * 30 * 3 * 64 * 4 * 1024 * 9
 
 
@@ -142,6 +143,7 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         build_plan("int4"),
         checkpoint,
         root / "engine",
+        cache=root,
         log=root / "build.log",
         on_progress=lambda done, total: steps.append((done, total)),
     )
@@ -160,7 +162,7 @@ def test_build_leaves_a_whole_engine_and_nothing_else(
     assert shares == sorted(shares)
     assert shares[-1] == 1
     request = PlanRequest(variant="int4", **LIMITS)
-    memory, _ = OnnxRuntime().plan(read_config(checkpoint), read_headers(checkpoint), request)
+    memory = OnnxRuntime().plan(read_config(checkpoint), read_headers(checkpoint), request).memory
     assert memory.weights == pytest.approx((engine / "model.onnx.data").stat().st_size, rel=0.03)
 
 
@@ -171,7 +173,12 @@ def test_a_build_that_fails_says_what_the_tool_said(checkpoint: Path, tmp_path: 
     (broken / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchForCausalLM"]}))
     with pytest.raises(BuildFailed, match=r"(?s)exited with status 1.*model is not currently supported"):
         OnnxRuntime().build(
-            build_plan("fp32"), broken, tmp_path / "engine", log=tmp_path / "log", on_progress=lambda done, total: None
+            build_plan("fp32"),
+            broken,
+            tmp_path / "engine",
+            cache=tmp_path,
+            log=tmp_path / "log",
+            on_progress=lambda done, total: None,
         )
     assert not (tmp_path / "engine.cache").exists()
 
@@ -184,7 +191,7 @@ def model(built: tuple[Path, list[tuple[float, float]]]) -> Any:
 
 
 @pytest.mark.slow
-def test_a_loaded_engine_answers_and_scores(model: OnnxTextModel) -> None:
+def test_a_loaded_engine_answers_and_scores(model: EngineTextModel) -> None:
     assert (model.max_batch_size, model.max_seq_len) == (LIMITS["max_batch_size"], LIMITS["max_seq_len"])
     assert model.prefix_token == 0
     assert model.render_chat([{"role": "user", "content": "x"}]) == "<s>user: x</s><s>assistant: "
@@ -206,7 +213,7 @@ def test_a_loaded_engine_answers_and_scores(model: OnnxTextModel) -> None:
 
 
 @pytest.mark.slow
-def test_prompts_that_can_not_fit_are_refused(model: OnnxTextModel) -> None:
+def test_prompts_that_can_not_fit_are_refused(model: EngineTextModel) -> None:
     with pytest.raises(BuildFailed, match="a prompt must have less than 16000 tokens"):
         model.generate(["x" * 16000], Sampling(max_tokens=1))
 
@@ -226,6 +233,8 @@ def test_a_damaged_engine_is_refused_in_one_line(built: tuple[Path, list[tuple[f
 def test_the_contract() -> None:
     backend = OnnxRuntime()
     assert set(backend.variants()) == {"fp32", "int4", "int8"}
-    assert set(backend.versions()) == {"onnxruntime", "onnxruntime-genai", "onnx-ir", "transformers"}
+    assert set(planned().versions) == {"onnxruntime", "onnxruntime-genai", "onnx-ir", "transformers"}
+    assert backend.cache_key(build_plan("int4")) == ""
     assert backend.adapter() == backend.name == "onnxruntime"
-    assert backend.convert("int4", Path("unused"), Path("unused")) is False
+    unused = Path("unused")
+    assert backend.convert(build_plan("int4"), unused, unused, log=unused, on_progress=lambda done, total: None) is False

@@ -233,5 +233,5 @@ def test_what_the_decoder_can_not_feed_is_refused_by_name(engines: dict[str, Pat
     (changed("broken", context) / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"model.onnx can't be loaded"):
         OrtDecoder(tmp_path / "broken", Settings(adapter="onnxruntime", **{**LIMITS, "max_seq_len": 80}))
-    with pytest.raises(ValueError, match="adapter must be one of onnxruntime, but got 'tensorrt'"):
-        open_engine(engines["fp32"], Settings(adapter="tensorrt", **LIMITS))
+    with pytest.raises(ValueError, match="adapter must be one of onnxruntime, pytorch, tensorrt, but got 'vllm'"):
+        open_engine(engines["fp32"], Settings(adapter="vllm", **LIMITS))

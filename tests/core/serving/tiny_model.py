@@ -98,7 +98,9 @@ def build_plan(variant: str) -> BuildPlan:
 def build(checkpoint: Path, engine: Path, variant: str) -> Path:
     """An engine, by the real builder."""
     log = engine.with_name(engine.name + ".log")
-    OnnxRuntime().build(build_plan(variant), checkpoint, engine, log=log, on_progress=lambda done, total: None)
+    OnnxRuntime().build(
+        build_plan(variant), checkpoint, engine, cache=engine.parent, log=log, on_progress=lambda done, total: None
+    )
     return engine
 
 

@@ -5,6 +5,8 @@ from kfp_trtllm.core.plugins import load
 
 BACKENDS = {
     "onnxruntime": "kfp_trtllm.core.backends.onnxruntime:OnnxRuntime",
+    "pytorch": "kfp_trtllm.core.backends.pytorch:PyTorch",
+    "tensorrt": "kfp_trtllm.core.backends.tensorrt:TensorRt",
 }
 
 

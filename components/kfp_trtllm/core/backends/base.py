@@ -30,16 +30,43 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What to plan for. Sizes are in tokens and requests; `gpu_kind` is "" on a CPU."""
+    """What to plan for.
+
+    Attributes:
+        variant: Precision.
+        max_batch_size: Requests at once.
+        max_input_len: Longest prompt in tokens.
+        max_seq_len: Longest prompt plus answer in tokens.
+        max_num_tokens: Tokens of all requests that one step computes; 0 takes the backend's default.
+        tp_size: Tensor parallel ranks.
+        pp_size: Pipeline parallel ranks.
+        gpu_kind: Name in core.backends.trtllm.gpus; "" on a CPU.
+        gpu_count: GPUs that the build and the server get; 0 on a CPU.
+        memory_limit_bytes: Memory that the engine may take on a CPU; 0 for no limit.
+        kv_cache_dtype: "auto", "fp8" or "int8".
+        trtllm_version: Version of TensorRT-LLM to plan for; "" on a CPU.
+        build_options: What the user wants of the tool besides, in its own names (or the old guide's).
+        calibration_dataset: What quantization is calibrated with: "" for our own texts, a file, or a hub's data set.
+        calibration_size: Texts of it; 0 takes the backend's default.
+        build_image: The image that builds, whole reference; a build depends on what is in it.
+    """
 
     variant: str
     max_batch_size: int
     max_input_len: int
     max_seq_len: int
+    max_num_tokens: int = 0
     tp_size: int = 1
     pp_size: int = 1
     gpu_kind: str = ""
+    gpu_count: int = 0
     memory_limit_bytes: int = 0
+    kv_cache_dtype: str = "auto"
+    trtllm_version: str = ""
+    build_options: Mapping[str, Any] = field(default_factory=dict)
+    calibration_dataset: str = ""
+    calibration_size: int = 0
+    build_image: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +85,25 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a backend decides.
+
+    Attributes:
+        request: What was asked for, with the old guide's words translated and defaults filled in.
+        memory: What the engine will need.
+        options: The build options, normalized, in the tools' own names: part of the engine's key.
+        versions: Tools that the engine depends on, by name: part of its key, too.
+        notes: What a person wants to know: translations, doubts.
+    """
+
+    request: PlanRequest
+    memory: Memory
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildPlan:
     """A build, decided: what plan_build leaves and build_engine does.
 
@@ -72,8 +118,13 @@ class BuildPlan:
         tp_size: Tensor parallel ranks.
         pp_size: Pipeline parallel ranks.
         memory: What it will need.
-        options: The build options, normalized, in the tool's own names.
+        options: The build options, normalized, in the tools' own names.
         versions: Tools that the key depends on, by name.
+        max_num_tokens: Tokens of all requests that one step computes; 0 where the backend has no such limit.
+        gpu_kind: As in PlanRequest, as are the next two.
+        trtllm_version: See there.
+        kv_cache_dtype: See there.
+        fallback: What is built instead where this one turns out to be unsupported; None for nothing.
     """
 
     backend: str
@@ -88,6 +139,16 @@ class BuildPlan:
     memory: Memory
     options: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    max_num_tokens: int = 0
+    gpu_kind: str = ""
+    trtllm_version: str = ""
+    kv_cache_dtype: str = "auto"
+    fallback: BuildPlan | None = None
+
+    @property
+    def world_size(self) -> int:
+        """Ranks, each on a GPU of its own."""
+        return self.tp_size * self.pp_size
 
     def write(self, path: str | Path) -> None:
         """Writes the plan as JSON."""
@@ -98,10 +159,20 @@ class BuildPlan:
     def read(cls, path: str | Path) -> BuildPlan:
         """Reads what `write` wrote; StoreError when it is something else."""
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**{**document, "memory": Memory(**document["memory"])})
+            return cls._of(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{path} is not a build plan ({type(error).__name__}: {error}).") from None
+
+    @classmethod
+    def _of(cls, document: Mapping[str, Any]) -> BuildPlan:
+        fallback = document.get("fallback")
+        return cls(
+            **{
+                **document,
+                "memory": Memory(**document["memory"]),
+                "fallback": None if fallback is None else cls._of(fallback),
+            }
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,32 +232,54 @@ class Backend(Protocol):
     def variants(self) -> Mapping[str, str]:
         """Precisions that this backend builds, each with a sentence for people."""
 
-    def versions(self) -> dict[str, str]:
-        """Versions of the tools that an engine depends on."""
+    def check(self, request: PlanRequest) -> PlanRequest:
+        """Applies the rules that need no checkpoint; gives the request back with defaults filled in.
 
-    def plan(
-        self, config: Mapping[str, Any], tensors: Sequence[Tensor], request: PlanRequest
-    ) -> tuple[Memory, dict[str, Any]]:
-        """Memory and normalized build options.
+        Raises:
+            InvalidSpec: The variant, the GPUs, the versions or the sizes can't work together; says what would.
+        """
+
+    def plan(self, config: Mapping[str, Any], tensors: Sequence[Tensor], request: PlanRequest) -> Planned:
+        """Memory, normalized build options, and the versions of the tools.
 
         Raises:
             InvalidSpec: The architecture, the variant or the sizes can't work; says what would.
         """
 
-    def convert(self, variant: str, checkpoint: Path, output: Path) -> bool:
-        """Writes the checkpoint that `build` wants; False when it wants the fetched one as it is."""
+    def convert(
+        self, plan: BuildPlan, checkpoint: Path, output: Path, *, log: Path, on_progress: Callable[[float, float], None]
+    ) -> bool:
+        """Writes the checkpoint that `build` wants, checked; False when it wants the fetched one as it is."""
+
+    def cache_key(self, plan: BuildPlan) -> str:
+        """Key of what builds on such machines may hand to each other (a timing cache), "" for nothing."""
 
     def build(
-        self, plan: BuildPlan, checkpoint: Path, output: Path, *, log: Path, on_progress: Callable[[float, float], None]
-    ) -> None:
+        self,
+        plan: BuildPlan,
+        checkpoint: Path,
+        output: Path,
+        *,
+        cache: Path,
+        log: Path,
+        on_progress: Callable[[float, float], None],
+    ) -> BuildPlan:
         """Builds the engine into `output` and checks what the tool left.
 
         Args:
             plan: The plan.
             checkpoint: Folder to read only.
             output: New folder to write.
+            cache: Folder with what the last build of the same `cache_key` left; what this one leaves there is kept.
             log: File for the tool's log.
             on_progress: Called with (done, total) as it goes.
+
+        Returns:
+            The plan as it was built: limits may have become smaller where the planned ones did not fit.
+
+        Raises:
+            Unsupported: The tool does not know such a model; the plan's fallback may.
+            BuildFailed: Anything else.
         """
 
     def load(self, engine: Path, plan_facts: Mapping[str, Any]) -> TextModel:
@@ -194,3 +287,12 @@ class Backend(Protocol):
 
     def adapter(self) -> str:
         """Name of the module in core.serving that executes this backend's engines inside Triton."""
+
+    def serving_options(self, facts: Mapping[str, Any], *, versions: int, memory_fraction: float) -> Mapping[str, Any]:
+        """The adapter's options for an engine with such facts.
+
+        Args:
+            facts: The engine's, as in EngineFacts.
+            versions: Versions that share the GPUs, this one counted.
+            memory_fraction: Share of the GPUs' free memory that all keys and values get.
+        """

@@ -8,18 +8,16 @@ import math
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kfp_trtllm.core import rules
-from kfp_trtllm.core.backends.base import BuildPlan, Generated, Memory, PlanRequest, Sampling, Tensor
+from kfp_trtllm.core.backends.base import BuildPlan, Memory, Planned, PlanRequest, Sampling, Tensor
+from kfp_trtllm.core.backends.text_model import EngineTextModel
 from kfp_trtllm.core.process import run_tool
-from kfp_trtllm.core.serving.engine import Event, Generation, Settings
-from kfp_trtllm.core.serving.service import Service
-from kfp_trtllm.core.serving.tokenizer import Detokenizer, Stops
+from kfp_trtllm.core.serving.engine import Settings
 from kfp_trtllm.errors import BuildFailed, InvalidSpec, unknown
 
 VARIANTS = {
@@ -96,6 +94,7 @@ _FLOAT = 4  # bytes; whatever the weights are, activations and the cache are 32-
 _CHUNK = 64  # tokens of a prompt that the engine runs at once
 _WORKSPACE = 200_000_000  # Python, ONNX Runtime and the tokenizer, measured with an engine of a few KB
 _UNLOADABLE = (ValueError, KeyError, OSError)  # what a damaged or foreign engine folder raises
+_TOOLS = ("onnxruntime", "onnxruntime-genai", "onnx-ir", "transformers")
 _REQUIRED = ("model.onnx", "genai_config.json", "tokenizer.json")
 # transformers rewrites these when the builder saves them; what is served is what the checkpoint has.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
@@ -118,15 +117,13 @@ class OnnxRuntime:
         """See `base.Backend`."""
         return VARIANTS
 
-    def versions(self) -> dict[str, str]:
-        """See `base.Backend`. onnx-ir writes the graph, transformers reads the checkpoint."""
-        names = ("onnxruntime", "onnxruntime-genai", "onnx-ir", "transformers")
-        return {name: importlib.metadata.version(name) for name in names}
-
-    def plan(
-        self, config: Mapping[str, Any], tensors: Sequence[Tensor], request: PlanRequest
-    ) -> tuple[Memory, dict[str, Any]]:
+    def check(self, request: PlanRequest) -> PlanRequest:
         """See `base.Backend`."""
+        _check_request(request)
+        return request
+
+    def plan(self, config: Mapping[str, Any], tensors: Sequence[Tensor], request: PlanRequest) -> Planned:
+        """See `base.Backend`. onnx-ir writes the graph, transformers reads the checkpoint."""
         shape = _check(config, request)
         rows = request.max_batch_size + 1  # one more, where prompts are read
         per_token = 2 * shape.layers * shape.kv_heads * shape.head_size * _FLOAT
@@ -141,17 +138,35 @@ class OnnxRuntime:
         )
         if request.memory_limit_bytes and memory.total > request.memory_limit_bytes:
             raise InvalidSpec(_too_large(request, memory, per_token))
-        return memory, {"precision": request.variant, "execution_provider": "cpu", **_OPTIONS[request.variant]}
+        return Planned(
+            request=request,
+            memory=memory,
+            options={"precision": request.variant, "execution_provider": "cpu", **_OPTIONS[request.variant]},
+            versions={name: importlib.metadata.version(name) for name in _TOOLS},
+        )
 
-    def convert(self, variant: str, checkpoint: Path, output: Path) -> bool:
+    def convert(
+        self, plan: BuildPlan, checkpoint: Path, output: Path, *, log: Path, on_progress: Callable[[float, float], None]
+    ) -> bool:
         """See `base.Backend`: the builder quantizes while it builds."""
         return False
 
-    def build(
-        self, plan: BuildPlan, checkpoint: Path, output: Path, *, log: Path, on_progress: Callable[[float, float], None]
-    ) -> None:
+    def cache_key(self, plan: BuildPlan) -> str:
         """See `base.Backend`."""
-        cache = output.with_name(output.name + ".cache")
+        return ""
+
+    def build(
+        self,
+        plan: BuildPlan,
+        checkpoint: Path,
+        output: Path,
+        *,
+        cache: Path,
+        log: Path,
+        on_progress: Callable[[float, float], None],
+    ) -> BuildPlan:
+        """See `base.Backend`."""
+        hub = output.with_name(output.name + ".cache")
         extra = [f"{name}={value}" for name, value in _OPTIONS[plan.variant].items()]
         layers = int(json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
 
@@ -163,18 +178,18 @@ class OnnxRuntime:
 
         try:
             run_tool(
-                [sys.executable, "-P", "-c", _BUILDER, str(checkpoint), str(output), plan.variant, str(cache), *extra],
+                [sys.executable, "-P", "-c", _BUILDER, str(checkpoint), str(output), plan.variant, str(hub), *extra],
                 log=log,
                 env={
                     # Whatever the checkpoint names is read from its folder or not at all.
                     "HF_HUB_OFFLINE": "1",
-                    "HF_HOME": str(cache),
+                    "HF_HOME": str(hub),
                     "TOKENIZERS_PARALLELISM": "false",
                 },
                 on_line=follow,
             )
         finally:
-            shutil.rmtree(cache, ignore_errors=True)
+            shutil.rmtree(hub, ignore_errors=True)
         if missing := [name for name in _REQUIRED if not (output / name).is_file()]:
             raise BuildFailed(f"the model builder ended well but left no {', '.join(missing)} in the engine.")
         for name in _TOKENIZER_FILES:
@@ -183,11 +198,15 @@ class OnnxRuntime:
         for path in output.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         self._try(output, plan)
+        return plan
 
     def _try(self, engine: Path, plan: BuildPlan) -> None:
         """One token from the new engine: what can't be loaded or says nothing is no engine."""
+        settings = Settings(
+            adapter=self.adapter(), max_batch_size=1, max_input_len=plan.max_input_len, max_seq_len=plan.max_seq_len
+        )
         try:
-            model = OnnxTextModel(engine, Settings(adapter=self.adapter(), max_batch_size=1, **_lengths(plan)))
+            model = EngineTextModel(engine, settings)
         except _UNLOADABLE as error:
             raise BuildFailed(f"the engine was built but can't be loaded: {error}") from error
         try:
@@ -195,7 +214,7 @@ class OnnxRuntime:
         finally:
             model.close()
 
-    def load(self, engine: Path, plan_facts: Mapping[str, Any]) -> OnnxTextModel:
+    def load(self, engine: Path, plan_facts: Mapping[str, Any]) -> EngineTextModel:
         """See `base.Backend`."""
         settings = Settings(
             adapter=self.adapter(),
@@ -204,7 +223,7 @@ class OnnxRuntime:
             max_seq_len=int(plan_facts["max_seq_len"]),
         )
         try:
-            return OnnxTextModel(engine, settings)
+            return EngineTextModel(engine, settings)
         except _UNLOADABLE as error:
             raise BuildFailed(f"the engine can't be loaded: {error}") from error
 
@@ -212,9 +231,9 @@ class OnnxRuntime:
         """See `base.Backend`."""
         return "onnxruntime"
 
-
-def _lengths(plan: BuildPlan) -> dict[str, int]:
-    return {"max_input_len": plan.max_input_len, "max_seq_len": plan.max_seq_len}
+    def serving_options(self, facts: Mapping[str, Any], *, versions: int, memory_fraction: float) -> Mapping[str, Any]:
+        """See `base.Backend`."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +273,35 @@ class _Shape:
             raise InvalidSpec(f"config.json must have {error.args[0]}, but it has not.") from None
 
 
+def _check_request(request: PlanRequest) -> None:
+    """InvalidSpec for what can't work, whatever the model."""
+    if request.variant in _INSTEAD:
+        raise InvalidSpec(
+            f"variant must be one of {', '.join(VARIANTS)} on backend onnxruntime, but got {request.variant!r}: "
+            f"a CPU has no kernels for it. {_INSTEAD[request.variant]} comes nearest."
+        )
+    rules.one_of("variant of backend onnxruntime", request.variant, VARIANTS)
+    for name, value in (("tp_size", request.tp_size), ("pp_size", request.pp_size)):
+        if value != 1:
+            raise InvalidSpec(f"{name} must be 1 on backend onnxruntime, but got {value}.")
+    for name, text in (("gpu_kind", request.gpu_kind), ("trtllm_version", request.trtllm_version)):
+        if text:
+            raise InvalidSpec(f"{name} must be empty on backend onnxruntime, which uses CPUs, but got {text!r}.")
+    if request.gpu_count:
+        raise InvalidSpec(
+            f"gpu_count must be empty on backend onnxruntime, which uses CPUs, but got {request.gpu_count}."
+        )
+    if request.build_options:
+        raise InvalidSpec(
+            f"build_options must be empty on backend onnxruntime, but got {', '.join(request.build_options)}."
+        )
+    if request.kv_cache_dtype != "auto":
+        raise InvalidSpec(f"kv_cache_dtype must be auto on backend onnxruntime, but got {request.kv_cache_dtype!r}.")
+    rules.at_least("max_batch_size", request.max_batch_size, 1)
+    rules.at_least("max_input_len", request.max_input_len, 1)
+    rules.at_least("max_seq_len", request.max_seq_len, request.max_input_len + 1)
+
+
 def _check(config: Mapping[str, Any], request: PlanRequest) -> _Shape:
     """InvalidSpec for what can't work, whatever the memory."""
     architecture = str((config.get("architectures") or [""])[0])
@@ -261,30 +309,14 @@ def _check(config: Mapping[str, Any], request: PlanRequest) -> _Shape:
         raise InvalidSpec(f"backend onnxruntime can't run {architecture}: {REFUSED[architecture]}.")
     if architecture not in ARCHITECTURES:
         raise InvalidSpec(unknown("the architecture, for backend onnxruntime,", architecture, ARCHITECTURES))
-    if request.variant in _INSTEAD:
-        raise InvalidSpec(
-            f"variant must be one of {', '.join(VARIANTS)} on backend onnxruntime, but got {request.variant!r}: "
-            f"a CPU has no kernels for it. {_INSTEAD[request.variant]} comes nearest."
-        )
-    if request.variant not in VARIANTS:
-        raise InvalidSpec(unknown("variant of backend onnxruntime", request.variant, VARIANTS))
+    _check_request(request)
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "quantized")
         raise InvalidSpec(
             f"the checkpoint's weights are {method} already, which the variant {request.variant} would not change: "
             "give the checkpoint that it was made from."
         )
-    for name, value in (("tp_size", request.tp_size), ("pp_size", request.pp_size)):
-        if value != 1:
-            raise InvalidSpec(f"{name} must be 1 on backend onnxruntime, but got {value}.")
-    if request.gpu_kind:
-        raise InvalidSpec(
-            f"gpu_kind must be empty on backend onnxruntime, which uses CPUs, but got {request.gpu_kind!r}."
-        )
     shape = _Shape.of(config)
-    rules.at_least("max_batch_size", request.max_batch_size, 1)
-    rules.at_least("max_input_len", request.max_input_len, 1)
-    rules.at_least("max_seq_len", request.max_seq_len, request.max_input_len + 1)
     if request.max_seq_len > shape.positions:
         raise InvalidSpec(
             f"max_seq_len must be at most the model's max_position_embeddings ({shape.positions}), "
@@ -368,118 +400,3 @@ def _too_large(request: PlanRequest, memory: Memory, per_token: int) -> str:
     if request.variant != "int4":
         return f"{text}: try the variant int4, or a machine with more memory."
     return f"{text}: it takes a machine with more memory, or a smaller model."
-
-
-class OnnxTextModel:
-    """Implements `base.TextModel` on the very engine that Triton serves."""
-
-    def __init__(self, engine: Path, settings: Settings) -> None:
-        """Loads the engine folder; ValueError, KeyError or OSError says why it can't."""
-        self._service = Service(engine, settings)
-        self.max_seq_len = settings.max_seq_len
-        self.max_batch_size = settings.max_batch_size
-        self._tokenizer = self._service.tokenizer
-        self._engine: Any = self._service.engine
-
-    def encode(self, text: str) -> list[int]:
-        """See `base.TextModel`."""
-        return self._tokenizer.encode(text, special=False)
-
-    @property
-    def prefix_token(self) -> int:
-        """See `base.TextModel`."""
-        for name in ("bos_token", "eos_token"):
-            if (token := self._tokenizer.id_of(name)) is not None:
-                return token
-        end: int = min(self._engine.end_tokens)
-        return end
-
-    def render_chat(self, turns: Sequence[Mapping[str, str]]) -> str:
-        """See `base.TextModel`."""
-        return self._tokenizer.render(turns)
-
-    def loglikelihood(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
-        """See `base.TextModel`."""
-        found: list[tuple[float, bool]] = self._engine.loglikelihoods(pairs)
-        return found
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Generated]:
-        """See `base.TextModel`; prompts are taken as they are, without special tokens."""
-        import queue
-
-        done: queue.SimpleQueue[tuple[int, Event, float]] = queue.SimpleQueue()
-        answers = []
-        began = time.perf_counter()
-        for index, prompt in enumerate(prompts):
-            tokens = self.encode(prompt) or [self.prefix_token]
-            if len(tokens) >= self.max_seq_len:
-                raise BuildFailed(
-                    f"a prompt must have less than {self.max_seq_len} tokens (max_seq_len), but got {len(tokens)}."
-                )
-            answer = _Collected(self._tokenizer, len(tokens), sampling)
-            answers.append(answer)
-            generation = Generation(
-                tokens=tuple(tokens),
-                max_tokens=min(sampling.max_tokens, self.max_seq_len - len(tokens)),
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                seed=sampling.seed,
-            )
-
-            def on_event(event: Event, index: int = index) -> None:
-                done.put((index, event, time.perf_counter() - began))
-
-            answer.handle = self._engine.submit(generation, on_event)
-        left = len(answers)
-        while left:
-            index, event, seconds = done.get()
-            if answers[index].take(event, seconds):
-                left -= 1
-        return [answer.result() for answer in answers]
-
-    def close(self) -> None:
-        """See `base.TextModel`."""
-        self._service.close()
-
-
-class _Collected:
-    """One answer as it comes."""
-
-    def __init__(self, tokenizer: Any, input_tokens: int, sampling: Sampling) -> None:
-        self._text, self._stops = Detokenizer(tokenizer), Stops(sampling.stop)
-        self._input_tokens = input_tokens
-        self._said: list[str] = []
-        self._seconds: list[float] = []
-        self._stopped = False
-        self._reason = ""
-        self.handle: Any = None
-
-    def take(self, event: Event, seconds: float) -> bool:
-        """Whether the engine is done with the request."""
-        if event.error:
-            raise BuildFailed(f"the engine failed while it answered: {event.error}")
-        if event.token is None:
-            if not self._stopped:
-                text, self._stopped = self._stops.feed(self._text.flush())
-                self._said.append(text)
-                if not self._stopped:
-                    self._said.append(self._stops.flush())
-            self._reason = "stop" if self._stopped else event.finish_reason
-            return True
-        if not self._stopped:
-            self._seconds.append(seconds)
-            text, self._stopped = self._stops.feed(self._text.feed(event.token))
-            self._said.append(text)
-            if self._stopped:
-                self.handle.cancel()
-        return False
-
-    def result(self) -> Generated:
-        return Generated(
-            text="".join(self._said),
-            finish_reason=self._reason,
-            input_tokens=self._input_tokens,
-            output_tokens=len(self._seconds),
-            token_seconds=tuple(self._seconds),
-        )

@@ -8,6 +8,7 @@ from typing import Any
 
 from kfp_trtllm.core.evaluation.results import Evaluation, Item
 from kfp_trtllm.core.evidence import paired
+from kfp_trtllm.core.evidence.threshold import threshold
 from kfp_trtllm.errors import InvalidSpec
 
 OVERALL = "overall"
@@ -70,7 +71,7 @@ class AccuracyVerdict:
 
 
 def compare(
-    reference: Evaluation, candidate: Evaluation, *, margin: float = 0.05, alpha: float = 0.05
+    reference: Evaluation, candidate: Evaluation, *, margin: float = 0.05, alpha: float = 0.05, rule: str = "paired"
 ) -> AccuracyVerdict:
     """Tests that the candidate's mean score is less than a margin below the reference's.
 
@@ -83,7 +84,9 @@ def compare(
         reference: Evaluation of what the candidate was made from.
         candidate: Evaluation of the same tasks, with the same limit and seed.
         margin: Loss of mean score that is tolerated, above 0.
-        alpha: Probability that a candidate which lost the margin passes.
+        alpha: Probability that a candidate which lost the margin passes; with the rule "threshold", that one which
+            lost nothing fails.
+        rule: "paired", or "threshold" for NVIDIA's arithmetic, which has no margin.
 
     Raises:
         InvalidSpec: The evaluations do not cover the same items, or margin or alpha can't work.
@@ -102,9 +105,12 @@ def compare(
     overall = TaskComparison(
         task=OVERALL, metric=used.pop() if len(used) == 1 else "score", comparison=_test(pairs, margin, alpha)
     )
+    passed, reason = overall.comparison.passed, _reason(overall.comparison, pairs)
+    if rule == "threshold":
+        passed, reason = _against_threshold(overall.comparison)
     return AccuracyVerdict(
-        verdict="passed" if overall.comparison.passed else "failed",
-        reason=_reason(overall.comparison, pairs),
+        verdict="passed" if passed else "failed",
+        reason=reason,
         overall=overall,
         tasks=tasks,
         pairs=tuple(pairs),
@@ -137,6 +143,16 @@ def _pair(reference: Evaluation, candidate: Evaluation) -> list[tuple[Item, Item
 
 def _test(pairs: Sequence[tuple[Item, Item]], margin: float, alpha: float) -> paired.Comparison:
     return paired.compare([r.score for r, _ in pairs], [c.score for _, c in pairs], margin=margin, alpha=alpha)
+
+
+def _against_threshold(overall: paired.Comparison) -> tuple[bool, str]:
+    wanted = threshold(overall.reference_mean, overall.n, alpha=overall.alpha)
+    passed = overall.candidate_mean >= wanted.threshold
+    return passed, (
+        f"The score went from {overall.reference_mean:.1%} to {overall.candidate_mean:.1%} on {overall.n} items: "
+        f"{'not below' if passed else 'below'} the threshold of {wanted.threshold:.1%}, which would show a drop of "
+        f"{wanted.theta:.1%}."
+    )
 
 
 def _reason(overall: paired.Comparison, pairs: Sequence[tuple[Item, Item]]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfp_trtllm.core.backends.base import Generated, Sampling
-from kfp_trtllm.errors import BuildFailed, InvalidSpec
+from kfp_trtllm.errors import BuildFailed, InvalidSpec, KfpTrtllmError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,17 +40,16 @@ class TransformersModel:
         import transformers
 
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if self._device == "cpu" else "auto"
         bars = transformers.utils.logging.is_progress_bar_enabled()
         transformers.utils.logging.disable_progress_bar()
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 str(checkpoint), local_files_only=True, trust_remote_code=False
             )
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                str(checkpoint), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
-            )
+            model = self._load(Path(checkpoint), torch.float32 if self._device == "cpu" else "auto")
         except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+            if isinstance(error, KfpTrtllmError):
+                raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BuildFailed(f"transformers can't load the checkpoint {checkpoint}: {first}") from error
         finally:
@@ -59,6 +58,14 @@ class TransformersModel:
         self._model: Any = model.to(self._device).eval()
         self.max_batch_size = max_batch_size
         self.max_seq_len: int = getattr(model.config, "max_position_embeddings", None) or 2048
+
+    def _load(self, checkpoint: Path, dtype: Any) -> Any:
+        """The model, on a CPU still. The seam for checkpoints that transformers can't read by itself."""
+        import transformers
+
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            str(checkpoint), dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, without special tokens added."""

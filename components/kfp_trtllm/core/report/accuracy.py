@@ -77,7 +77,7 @@ def _facts(report: Mapping[str, Any]) -> Html:
 def _differences(report: Mapping[str, Any]) -> Html:
     rows, margin = _rows(report), report["margin"]
     values = [100 * value for row in rows for value in (row["difference"], row["lower_bound"])]
-    x = linear_axis("candidate − reference (percentage points)", [*values, -120 * margin, 0.0], ticks=8)  # noqa: RUF001
+    x = linear_axis("candidate − reference (percentage points)", [*values, -120 * margin, 0.0], ticks=8)
     names = [shortened(str(row["task"]), 34) for row in rows]
     frame = Frame(
         x,

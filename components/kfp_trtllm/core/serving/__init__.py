@@ -8,7 +8,8 @@
     batching.py          continuous batching over a decoder that runs rows side by side
     sampling.py          the choice of the next token
     onnxruntime_engine.py  the decoder for ONNX Runtime on a CPU
+    trtllm_engine.py     TensorRT-LLM's LLM API, over a checkpoint or a built engine
 
-Evaluation and benchmarks use the same modules: what is measured is what is served. Only `layout.py`, which writes the
-Triton repository, stays behind.
+Evaluation and benchmarks use the same modules: what is measured is what is served. Only `layout.py` and `cpp_layout.py`,
+which write Triton repositories, stay behind.
 """

@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ SETTINGS = "serving.json"  # beside model.py; the versions of a model share conf
 
 ENGINES = {
     "onnxruntime": "onnxruntime_engine:open_engine",
+    "pytorch": "trtllm_engine:open_engine",
+    "tensorrt": "trtllm_engine:open_engine",
 }
 
 
@@ -30,12 +32,14 @@ class Settings:
         max_batch_size: Requests that run at once; more of them wait.
         max_input_len: Longest prompt in tokens.
         max_seq_len: Longest prompt plus answer in tokens.
+        options: The engine's own arguments besides, in its own names; each adapter says which. JSON values only.
     """
 
     adapter: str
     max_batch_size: int
     max_input_len: int
     max_seq_len: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Writes the settings as JSON."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from serving.triton import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''
+_BEHIND = {"layout.py", "cpp_layout.py"}  # they write repositories, and are no part of one
 
 
 def lay_out(
@@ -31,11 +34,13 @@ def lay_out(
     max_input_len: int,
     max_seq_len: int,
     link: Callable[[Path, Path], None],
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Adds one version of a model to a repository.
 
     It writes `<model>/config.pbtxt`, which all versions share, and `<model>/<version>/` with model.py, the folder
-    `serving` (this package), serving.json (adapter and limits) and the folder `engine`.
+    `serving` (this package), serving.json (adapter, limits and options) and the folder `engine`. One instance per
+    version, on no GPU of Triton's choice: the engine itself takes what GPUs it needs.
 
     Args:
         engine_dir: The engine; only linked, never changed.
@@ -48,6 +53,7 @@ def lay_out(
         max_input_len: Longest prompt in tokens.
         max_seq_len: Longest prompt plus answer in tokens.
         link: Called with (file of the engine, path in the repository); the parent folder exists.
+        options: The engine's own arguments for this version; see the adapter's module.
 
     Raises:
         InvalidSpec: The repository has this version, or other versions with another `decoupled`.
@@ -64,16 +70,31 @@ def lay_out(
     shared.write_text(config, encoding="utf-8")
     (folder / "model.py").write_text(_MODEL, encoding="utf-8")
     for module in sorted(Path(__file__).parent.glob("*.py")):
-        if module.name != Path(__file__).name:
+        if module.name not in _BEHIND:
             shutil.copyfile(module, folder / "serving" / module.name)
     settings = Settings(
-        adapter=adapter, max_batch_size=max_batch_size, max_input_len=max_input_len, max_seq_len=max_seq_len
+        adapter=adapter,
+        max_batch_size=max_batch_size,
+        max_input_len=max_input_len,
+        max_seq_len=max_seq_len,
+        options=dict(options or {}),
     )
     settings.write(folder / SETTINGS)
     for file in sorted(path for path in engine_dir.rglob("*") if path.is_file()):
         target = folder / "engine" / file.relative_to(engine_dir)
         target.parent.mkdir(parents=True, exist_ok=True)
         link(file, target)
+
+
+def set_options(version: Path, options: Mapping[str, Any]) -> None:
+    """Gives a version folder other options, for example a smaller share of a GPU because another version joins it.
+
+    The file is replaced, never changed: it may be a link to a file that belongs to an earlier repository.
+    """
+    path = version / SETTINGS
+    draft = path.with_name(f".{SETTINGS}")
+    dataclasses.replace(Settings.read(path), options=dict(options)).write(draft)
+    os.replace(draft, path)
 
 
 def configuration(model_name: str, *, decoupled: bool) -> str:

@@ -13,6 +13,7 @@ from kfp_trtllm.errors import InvalidSpec
 
 REVISION_HEADER = "x-kfp-trtllm-revision"  # a request with it reaches that revision, through the gateway
 SERVED_BY_HEADER = "x-served-by"  # every response names the revision that answered
+SERVED_VERSION_HEADER = "x-served-version"  # and the version, where the gateway chose one
 
 _MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -24,6 +25,48 @@ def check_model_name(name: str) -> str:
             f"model_name must be 1 to 40 of a-z, 0-9 and -, starting and ending with a letter or digit, but got {name!r}."
         )
     return name
+
+
+def version_shares(facts: RepositoryFacts, weights: Mapping[int, int]) -> dict[int, int]:
+    """How a revision's unaddressed requests fall to its versions: the one rule for stable and canary alike.
+
+    Args:
+        facts: Of the revision's repository.
+        weights: Of the model, as `Target.split_versions` keeps them; empty when nobody set any.
+
+    Returns:
+        Percent by version, ascending, of every version that the revision serves. The newest, which is Triton's own
+        choice, gets everything when there are no weights, or when one is of a version that this revision lacks.
+    """
+    shares = weights if weights and weights.keys() <= set(facts.versions) else {max(facts.versions): 100}
+    return {version: shares.get(version, 0) for version in sorted(facts.versions)}
+
+
+def kept_weights(facts: RepositoryFacts, weights: Mapping[int, int]) -> dict[int, int]:
+    """The weights that are to be kept once a revision is stable; empty where they are what Triton does by itself."""
+    shares = version_shares(facts, weights)
+    return {} if shares[max(shares)] == 100 else {version: share for version, share in shares.items() if share}
+
+
+def check_version_weights(revision: Revision, weights: Mapping[int, int]) -> None:
+    """InvalidSpec unless the weights are percents, sum to 100, and are of versions that the revision serves."""
+    strangers = sorted(weights.keys() - set(revision.facts.versions))
+    if strangers:
+        served, given = (", ".join(map(str, versions)) for versions in (revision.facts.versions, strangers))
+        raise InvalidSpec(
+            f"version weights of {revision.model} must be of versions that {revision.name} serves ({served}), "
+            f"but got {given}."
+        )
+    if min(weights.values(), default=0) < 0 or sum(weights.values()) != 100:
+        raise InvalidSpec(
+            f"version weights of {revision.model} must be 0 or more and add up to 100, "
+            f"but got {show_weights(weights) or 'none'}."
+        )
+
+
+def show_weights(weights: Mapping[int, int]) -> str:
+    """Version weights for people, as the command line takes them: "1=90 2=10"."""
+    return " ".join(f"{version}={weight}" for version, weight in weights.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +134,14 @@ class ModelState:
         stable: The revision that users get, None before the first release.
         canary: The revision on trial, None when there is none.
         weights: Share of unaddressed requests by revision name, as the gateway itself tells it; sums to 100 or is empty.
+        versions: How stable's share falls to its versions, in percent of it, as the gateway itself tells it; sums to
+            100, or is empty when stable gets no traffic.
     """
 
     stable: Revision | None
     canary: Revision | None
     weights: Mapping[str, int]
+    versions: Mapping[int, int] = field(default_factory=dict)
 
 
 class Target(Protocol):
@@ -128,6 +174,15 @@ class Target(Protocol):
 
     def split(self, model: str, weights: Mapping[str, int]) -> None:
         """Sets the share of unaddressed requests by revision name (sum 100), reads it back, DeployFailed if it differs."""
+
+    def split_versions(self, model: str, weights: Mapping[int, int]) -> None:
+        """Sets how stable's unaddressed requests fall to its versions (percent, sum 100), and reads it back.
+
+        A revision that serves all of these versions follows the weights in every role, so they outlive a promotion;
+        one that lacks any gives all to its newest, and its promotion forgets the weights, as does giving the newest
+        everything. Requests that name a version or a revision are never touched. InvalidSpec for weights that are
+        none, DeployFailed when there is no stable, when a version does not answer, or when the gateway differs.
+        """
 
     def observe(self, revision: Revision) -> Counters:
         """The target's own counters."""

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from kfp_trtllm.core.targets.base import Endpoint
-from kfp_trtllm.core.traffic.client import Answer, generate
+from kfp_trtllm.core.traffic.client import Answer, generate, infer
 
 
 def default_prompts() -> tuple[str, ...]:
@@ -57,15 +57,15 @@ class Prober:
             canary: The gateway, addressed to the canary.
             prompts: Asked round and round.
             chat: Whether the model has a chat template to apply.
-            stream: False for models that only answer in one piece.
+            stream: False for models that only answer in one piece, which are asked by /infer.
             max_tokens: Length of an answer.
             timeout_seconds: An answer that takes longer is an error.
             start: Probes that were sent before, to go on behind them.
         """
         self.model, self.gateway, self.stable, self.canary = model, gateway, stable, canary
+        self._ask_one = generate if stream else infer
         self._options: dict[str, Any] = {
             "apply_chat_template": chat,
-            "stream": stream,
             "max_tokens": max_tokens,
             "timeout": timeout_seconds,
         }
@@ -89,7 +89,7 @@ class Prober:
         return self._ask(self.gateway, next(self._prompts))
 
     def _ask(self, endpoint: Endpoint, prompt: str) -> Answer:
-        return generate(endpoint, self.model, prompt, **self._options)
+        return self._ask_one(endpoint, self.model, prompt, **self._options)
 
 
 def failure(answer: Answer) -> str:

@@ -1,5 +1,5 @@
 """Target local: a real Triton for each revision and a real gateway, on this machine, surviving the run."""
 
-from kfp_trtllm.core.targets.local.target import LocalTarget, Row
+from kfp_trtllm.core.targets.local.target import LocalTarget, Row, VersionRow
 
-__all__ = ["LocalTarget", "Row"]
+__all__ = ["LocalTarget", "Row", "VersionRow"]

@@ -1,8 +1,9 @@
 """The gateway: one Caddy whose whole configuration is made here, loaded through its admin API and read back.
 
 Routes, in this order: a request that names a revision goes to that revision or nowhere; one for a model goes to
-the revisions that have a share; health is answered by the gateway. Nothing is retried and nothing is sent to
-another revision than the one chosen: a failure must show where it happened. No request is logged.
+the revisions that have a share, and where versions have weights, one that generates and names no version is given
+to a version too; health is answered by the gateway. Nothing is retried and nothing is sent to another revision than
+the one chosen: a failure must show where it happened. No request is logged.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import sysconfig
 import time
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kfp_trtllm.core.targets.base import REVISION_HEADER, SERVED_BY_HEADER
+from kfp_trtllm.core.targets.base import REVISION_HEADER, SERVED_BY_HEADER, SERVED_VERSION_HEADER, version_shares
 from kfp_trtllm.core.targets.local import loopback
 from kfp_trtllm.core.targets.local.state import Gateway, Model, State
 from kfp_trtllm.errors import DeployFailed
@@ -26,7 +28,11 @@ DEFAULT_PORT = 8700
 PORT_VARIABLE = "KFP_TRTLLM_GATEWAY_PORT"
 
 _ADMIN_ATTEMPTS = 5
-_SHARES = "shares of "  # and a model's name: the @id of the handler that splits its traffic
+_SHARES = "shares of "  # and a model's name: the @id of the route that splits its traffic among revisions
+_VERSIONS = "versions of "  # and a model's name: the @id of the route that splits it among versions too
+_GENERATES = ("generate", "generate_stream", "infer")
+_WHOLE = 10_000  # a percent of a percent
+_DRAWS = 16**8  # what the first eight digits of a request's random UUID can be
 
 
 def binary() -> str:
@@ -58,6 +64,7 @@ def configuration(state: State, folder: Path) -> dict[str, Any]:
         _route(
             {"header": {REVISION_HEADER: ["*"]}}, _error(404, f"no revision has the name given in {REVISION_HEADER}")
         ),
+        *(_by_version(name, model, state) for name, model in sorted(state.models.items()) if model.versions),
         *(_unaddressed(name, model, state) for name, model in sorted(state.models.items()) if model.serves),
         _route({"path": ["/v2/health/live"]}, {"handler": "static_response", "status_code": 200}),
         _route({"path": ["/v2/health/ready"]}, _ready(state)),
@@ -97,6 +104,10 @@ def shares(config: Any, model: str) -> dict[str, int]:
         model: Model name.
     """
     totals: dict[str, int] = {}
+    for revision, _, share in _told(config, model):
+        totals[revision] = totals.get(revision, 0) + share
+    if totals:
+        return {name: share * 100 // _WHOLE for name, share in totals.items()}
     for splitter in _find(config, _SHARES + model):
         names = {entry["input"]: entry["outputs"][0] for entry in splitter["handle"][0]["mappings"]}
         proxy = splitter["handle"][1]
@@ -106,6 +117,25 @@ def shares(config: Any, model: str) -> dict[str, int]:
             totals[name] = totals.get(name, 0) + weight
     whole = sum(totals.values())
     return {name: weight * 100 // whole for name, weight in totals.items()}
+
+
+def versions(config: Any, model: str) -> dict[str, dict[int, int]]:
+    """How a configuration gives each revision's share to its versions, in percent of that share, by revision name.
+
+    Args:
+        config: Caddy's configuration, None when it did not tell.
+        model: Model name.
+
+    Returns:
+        Only revisions that get traffic, and none of them where Triton chooses the version.
+    """
+    shares: dict[str, dict[int, int]] = {}
+    for revision, version, share in _told(config, model):
+        shares.setdefault(revision, {})[version] = share
+    return {
+        revision: {version: share * 100 // sum(found.values()) for version, share in sorted(found.items())}
+        for revision, found in shares.items()
+    }
 
 
 def load(gateway: Gateway, config: Mapping[str, Any]) -> None:
@@ -203,6 +233,44 @@ def _unaddressed(name: str, model: Model, state: State) -> dict[str, Any]:
         ],
     }
     return {"@id": _SHARES + name, **_route(match, served_by, _proxy(turns, "{revision}"))}
+
+
+def _by_version(name: str, model: Model, state: State) -> dict[str, Any]:
+    """The route that gives a request to a revision and to one of its versions, in one draw.
+
+    Caddy rewrites a path before it chooses an upstream, so the revision must be known by then; and two counters that
+    take turns would fall into step: of 90/10 and 50/50, the canary would only ever see one version. The draw is the
+    UUID that Caddy makes for every request, whose digits, read as text, sort as the numbers that they are.
+    """
+    routes: list[dict[str, Any]] = []
+    edge = 0
+    for revision, weight in sorted(model.weights.items()):
+        server = state.servers[revision]
+        for version, share in version_shares(server.revision.facts, model.versions).items():
+            if not weight * share:
+                continue
+            edge += weight * share
+            path = f"/v2/models/{name}/versions/{version}/{{http.request.uri.path.file}}"
+            match = {"expression": f'{{http.request.uuid}} < "{edge * _DRAWS // _WHOLE:08x}"'} if edge < _WHOLE else {}
+            proxy = _proxy([(revision, server.http, 1)], revision)
+            proxy["headers"]["response"]["set"][SERVED_VERSION_HEADER] = [str(version)]
+            routes.append(_route(match, {"handler": "rewrite", "uri": path}, proxy))
+    match = {"path": [f"/v2/models/{name}/{action}" for action in _GENERATES]}
+    return {"@id": _VERSIONS + name, **_route(match, {"handler": "subroute", "routes": routes})}
+
+
+def _told(config: Any, model: str) -> list[tuple[str, int, int]]:
+    """What `_by_version` made, read back: (revision, version, parts of `_WHOLE`)."""
+    cells: list[tuple[str, int, int]] = []
+    edge = 0
+    for splitter in _find(config, _VERSIONS + model):
+        for route in splitter["handle"][0]["routes"]:
+            named = route["handle"][1]["headers"]["response"]["set"]
+            bound = re.search('"([0-9a-f]{8})"', route["match"][0]["expression"]) if "match" in route else None
+            upto = round(int(bound[1], 16) * _WHOLE / _DRAWS) if bound else _WHOLE
+            cells.append((named[SERVED_BY_HEADER][0], int(named[SERVED_VERSION_HEADER][0]), upto - edge))
+            edge = upto
+    return cells
 
 
 def _proxy(turns: Sequence[tuple[str, int, int]], served_by: str) -> dict[str, Any]:

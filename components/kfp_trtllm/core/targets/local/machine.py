@@ -28,8 +28,9 @@ def problems(revision: Revision, root: Path, repository: Path) -> Iterator[str]:
         root: The target's folder; it need not exist yet.
         repository: Where its model repository is, or will be.
     """
-    if revision.facts.launch != "tritonserver":
-        yield f"{revision.name} must be started by {revision.facts.launch}, but target local starts tritonserver only."
+    command = (revision.facts.launch.get("argv") or ["tritonserver"])[0]
+    if command != "tritonserver":
+        yield f"{revision.name} must be started by {command}, but target local starts tritonserver only."
     yield from _platform()
     yield from _parts()
     needed = _OWN_MEMORY + _size(repository)

@@ -18,7 +18,7 @@ from kfp_trtllm.core.targets.base import Revision
 from kfp_trtllm.core.targets.local.processes import Process
 from kfp_trtllm.errors import DeployFailed
 
-SCHEMA = 1
+SCHEMA = 2  # 2: weights of versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,7 @@ class Model:
         retiring: Names of servers that get no traffic any more and are to be stopped.
         weights: Shares as last wanted; what the gateway does is read from the gateway.
         rollout: Saved state of the rollout engine.
+        versions: Percent of stable's requests by version, without zeros; empty for Triton's own choice.
     """
 
     stable: str = ""
@@ -86,6 +87,7 @@ class Model:
     retiring: tuple[str, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
     rollout: dict[str, Any] | None = None
+    versions: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def serves(self) -> bool:
@@ -203,9 +205,7 @@ def write_json(path: Path, document: Any) -> None:
 def _decode(document: Mapping[str, Any]) -> State:
     gateway = document["gateway"]
     return State(
-        models={
-            name: Model(**{**entry, "retiring": tuple(entry["retiring"])}) for name, entry in document["models"].items()
-        },
+        models={name: _model(entry) for name, entry in document["models"].items()},
         servers={
             name: Server(**{**entry, "revision": _revision(entry["revision"]), "process": _process(entry["process"])})
             for name, entry in document["servers"].items()
@@ -214,10 +214,17 @@ def _decode(document: Mapping[str, Any]) -> State:
     )
 
 
+def _model(entry: Mapping[str, Any]) -> Model:
+    versions = {int(version): weight for version, weight in entry.get("versions", {}).items()}  # JSON's keys are texts
+    return Model(**{**entry, "retiring": tuple(entry["retiring"]), "versions": versions})
+
+
 def _revision(entry: Mapping[str, Any]) -> Revision:
     facts: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in entry["facts"].items()
     }
+    if isinstance(facts.get("launch"), str):  # schema 1
+        facts["launch"] = {}
     return Revision(**{**entry, "facts": RepositoryFacts(**facts)})
 
 

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from kfp_trtllm.core.home import home
-from kfp_trtllm.core.targets.base import REVISION_HEADER, SERVED_BY_HEADER, Counters, Endpoint, ModelState, Revision
+from kfp_trtllm.core.targets.base import (
+    REVISION_HEADER,
+    SERVED_BY_HEADER,
+    Counters,
+    Endpoint,
+    ModelState,
+    Revision,
+    check_version_weights,
+    kept_weights,
+    version_shares,
+)
 from kfp_trtllm.core.targets.local import gateway, loopback, machine, processes, triton
 from kfp_trtllm.core.targets.local.processes import Process
 from kfp_trtllm.core.targets.local.state import Gateway, Server, State, StateFile, write_json
@@ -38,6 +48,7 @@ class Row:
         url: The gateway's endpoint of the model.
         uptime_seconds: Since its Triton was started; 0 when it is dead.
         repository: Digest of the repository's manifest.
+        versions: Percent of `weight` by version, as the gateway itself tells it; empty where Triton chooses.
     """
 
     model: str
@@ -49,6 +60,26 @@ class Row:
     url: str
     uptime_seconds: float
     repository: str
+    versions: Mapping[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRow:
+    """One version of a model that a revision serves.
+
+    Attributes:
+        revision: Name of the revision.
+        role: "stable" or "canary".
+        version: Triton's number.
+        variant: Its precision, "" when the repository does not tell.
+        weight: Percent of the revision's unaddressed requests; 0 for all versions of one that gets none.
+    """
+
+    revision: str
+    role: str
+    version: int
+    variant: str
+    weight: int
 
 
 class LocalTarget:
@@ -80,13 +111,15 @@ class LocalTarget:
         state = self._file.read()
         entry = state.model(model)
         stable, canary = (state.servers.get(name) for name in (entry.stable, entry.canary))
-        weights = self._shares(state, model)
+        config = self._config(state)
+        weights = gateway.shares(config, model)
         if weights:
             weights = {**{server.revision.name: 0 for server in (stable, canary) if server}, **weights}
         return ModelState(
             stable=stable.revision if stable else None,
             canary=canary.revision if canary else None,
             weights=weights,
+            versions=_version_weights(config, stable.revision) if stable else {},
         )
 
     def endpoint(self, model: str, revision: Revision | None = None) -> Endpoint:
@@ -126,7 +159,7 @@ class LocalTarget:
     def status(self) -> list[Row]:
         """Every revision that is deployed here, models in alphabetical order."""
         state = self._file.read()
-        config = gateway.running(state.gateway) if state.gateway else None
+        config = self._config(state)
         url = f"http://{loopback.ADDRESS}:{state.gateway.port}" if state.gateway else ""
         rows: list[Row] = []
         for model, entry in sorted(state.models.items()):
@@ -135,7 +168,7 @@ class LocalTarget:
                 ("canary", entry.canary),
                 *(("retiring", name) for name in entry.retiring),
             ]
-            shares = gateway.shares(config, model)
+            shares, versions = gateway.shares(config, model), gateway.versions(config, model)
             for role, name in roles:
                 if (server := state.servers.get(name)) is None:
                     continue
@@ -152,8 +185,27 @@ class LocalTarget:
                         url=f"{url}/v2/models/{model}",
                         uptime_seconds=time.time() - server.started if runs else 0,
                         repository=server.revision.repository,
+                        versions=versions.get(name, {}),
                     )
                 )
+        return rows
+
+    def versions(self, model: str) -> list[VersionRow]:
+        """Every version of a model that stable and canary serve, ascending; empty when nothing is deployed."""
+        state = self._file.read()
+        config = self._config(state)
+        entry = state.model(model)
+        rows: list[VersionRow] = []
+        for role, name in (("stable", entry.stable), ("canary", entry.canary)):
+            if (server := state.servers.get(name)) is None:
+                continue
+            facts = server.revision.facts
+            weights = _version_weights(config, server.revision)
+            for version in sorted(facts.versions):
+                known = facts.variants or {str(facts.model_version): facts.variant}
+                variant = known.get(str(version), "")
+                weight = weights.get(version, 0)
+                rows.append(VersionRow(revision=name, role=role, version=version, variant=variant, weight=weight))
         return rows
 
     def repositories_in_use(self) -> frozenset[str]:
@@ -230,7 +282,24 @@ class LocalTarget:
                 raise InvalidSpec(f"weights of {model} must name its stable or its canary, but got {strangers}.")
             if min(weights.values(), default=0) < 0 or sum(weights.values()) != 100:
                 raise InvalidSpec(f"weights of {model} must be 0 or more and add up to 100, but got {dict(weights)}.")
-            self._route(state, model, weights)
+            self._route(state, model, weights, entry.versions)
+
+    def split_versions(self, model: str, weights: Mapping[int, int]) -> None:
+        """See `base.Target`."""
+        with self._file.locked() as state:
+            self._settle(state)
+            entry = state.model(model)
+            if not entry.stable:
+                raise DeployFailed(
+                    f"{model} has no stable revision whose versions could get weights: release it first."
+                )
+            stable = state.servers[entry.stable].revision
+            check_version_weights(stable, weights)
+            self._apply(state)  # a gateway that died is needed for what comes next
+            for version, weight in weights.items():
+                if weight:
+                    self._check_route(stable, version)
+            self._route(state, model, entry.weights, kept_weights(stable.facts, weights))
 
     def promote(self, model: str) -> None:
         """See `base.Target`. DeployFailed when there is nothing to promote, or when the canary is dead."""
@@ -246,9 +315,10 @@ class LocalTarget:
                     f"{entry.canary} is dead and can't be promoted; the end of its log:\n"
                     + tail(triton.read_log(self._log(entry.canary)))
                 )
-            self._route(state, model, {entry.canary: 100})
+            self._route(state, model, {entry.canary: 100}, entry.versions)
             retiring = (*entry.retiring, *([entry.stable] if entry.stable else []))
-            state.change(model, stable=entry.canary, canary="", retiring=retiring)
+            versions = kept_weights(state.servers[entry.canary].revision.facts, entry.versions)
+            state.change(model, stable=entry.canary, canary="", retiring=retiring, versions=versions)
             self._file.write(state)
             self._apply(state)
             self._retire(state)
@@ -263,7 +333,7 @@ class LocalTarget:
             entry = state.model(model)
             if not entry.canary:
                 return
-            self._route(state, model, {entry.stable: 100} if entry.stable else {})
+            self._route(state, model, {entry.stable: 100} if entry.stable else {}, entry.versions)
             state.change(model, canary="", retiring=(*entry.retiring, entry.canary))
             self._file.write(state)
             self._retire(state)
@@ -275,7 +345,8 @@ class LocalTarget:
             entry = state.model(revision.model)
             if revision.name not in state.servers:
                 return
-            share = max(entry.weights.get(revision.name, 0), self._shares(state, revision.model).get(revision.name, 0))
+            shares = gateway.shares(self._config(state), revision.model)
+            share = max(entry.weights.get(revision.name, 0), shares.get(revision.name, 0))
             if share or revision.name == entry.stable:
                 raise DeployFailed(
                     f"{revision.name} gets {share} % of the traffic or is stable, so it can't be deleted."
@@ -293,7 +364,7 @@ class LocalTarget:
                 entry = state.model(name)
                 everyone = dict.fromkeys([*entry.retiring, entry.stable, entry.canary])
                 retiring = tuple(revision for revision in everyone if revision)
-                state.change(name, stable="", canary="", retiring=retiring, weights={}, rollout=None)
+                state.change(name, stable="", canary="", retiring=retiring, weights={}, rollout=None, versions={})
             self._file.write(state)
             if state.servers:
                 self._unroute(state)
@@ -479,39 +550,49 @@ class LocalTarget:
         processes.stop(self.root, [mine.token], grace_seconds=0)
         return False
 
-    def _route(self, state: State, model: str, weights: Mapping[str, int]) -> None:
+    def _route(self, state: State, model: str, weights: Mapping[str, int], versions: Mapping[int, int]) -> None:
         """Moves a model's traffic and believes it only when the gateway says so; a refusal leaves it where it was."""
-        before = state.model(model).weights
-        state.change(model, weights=dict(weights))
+        before = state.model(model)
+        state.change(model, weights=dict(weights), versions=dict(versions))
         self._file.write(state)
         try:
             self._apply(state)
+            config = self._config(state)
             wanted = {name: weight for name, weight in weights.items() if weight}
-            if (found := self._shares(state, model)) != wanted:
+            if (found := gateway.shares(config, model)) != wanted:
                 raise DeployFailed(f"the gateway splits the traffic of {model} as {found} instead of {wanted}.")
+            for name in wanted:
+                revision = state.servers[name].revision
+                asked, told = version_shares(revision.facts, versions), _version_weights(config, revision)
+                if told != asked:
+                    raise DeployFailed(f"the gateway splits {name} among versions as {told} instead of {asked}.")
         except DeployFailed:
-            state.change(model, weights=before)
+            state.change(model, weights=before.weights, versions=before.versions)
             raise
 
-    def _shares(self, state: State, model: str) -> dict[str, int]:
-        return gateway.shares(gateway.running(state.gateway), model) if state.gateway else {}
+    def _config(self, state: State) -> Any:
+        """What the gateway itself says it does, None when it does not tell."""
+        return gateway.running(state.gateway) if state.gateway else None
 
-    def _check_route(self, revision: Revision) -> None:
-        """DeployFailed unless a request that names the revision is answered by it, through the gateway."""
+    def _check_route(self, revision: Revision, version: int | None = None) -> None:
+        """DeployFailed unless a request that names the revision is answered by it, through the gateway.
+
+        Args:
+            revision: Which one.
+            version: Named as well, None for Triton's choice.
+        """
         state = self._file.read()
         assert state.gateway is not None
+        path = f"/v2/models/{revision.model}" + ("" if version is None else f"/versions/{version}")
+        headers = {REVISION_HEADER: revision.name}
         try:
-            answer = loopback.call(
-                state.gateway.port,
-                "GET",
-                f"/v2/models/{revision.model}/ready",
-                headers={REVISION_HEADER: revision.name},
-            )
+            answer = loopback.call(state.gateway.port, "GET", f"{path}/ready", headers=headers)
         except OSError as error:
             raise DeployFailed(f"the gateway on port {state.gateway.port} does not answer: {error}.") from None
         if answer.status != 200 or answer.headers.get(SERVED_BY_HEADER) != revision.name:
+            what = revision.name if version is None else f"version {version} of {revision.name}"
             raise DeployFailed(
-                f"{revision.name} can't be reached through the gateway, which answers {answer.status}: {answer.body}"
+                f"{what} can't be reached through the gateway, which answers {answer.status}: {answer.body}"
             )
 
     # Files
@@ -532,6 +613,16 @@ def _ready(server: Server) -> bool:
     return all(
         loopback.answers(server.http, path, timeout=5) for path in ("/v2/health/ready", f"/v2/models/{model}/ready")
     )
+
+
+def _version_weights(config: Any, revision: Revision) -> dict[int, int]:
+    """How a revision's share falls to its versions, as the gateway tells it; empty when it gets no traffic."""
+    if not gateway.shares(config, revision.model).get(revision.name):
+        return {}
+    told = gateway.versions(config, revision.model).get(revision.name)
+    if told is None:
+        return version_shares(revision.facts, {})
+    return {**dict.fromkeys(sorted(revision.facts.versions), 0), **told}
 
 
 def _repository(repository: Path | str, revision: Revision) -> Path:
