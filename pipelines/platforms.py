@@ -13,7 +13,6 @@ from kfp import dsl, kubernetes
 from kfp_trtllm import _image
 
 _HOUR = 3600
-_SCRATCH = "/scratch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +201,7 @@ def on_gpu(
     kubernetes.add_toleration_json(task, p["tolerations"])
     # Ranks and Triton's Python backend share memory; a pod's own 64 MB end in "No space left on device".
     kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit="16Gi")
-    kubernetes.add_ephemeral_volume(task, "scratch", _SCRATCH, ["ReadWriteOnce"], "200Gi")
-    task.set_env_variable("TMPDIR", _SCRATCH)
+    kubernetes.add_ephemeral_volume(task, "scratch", "/tmp", ["ReadWriteOnce"], "200Gi")
     return task
 
 

@@ -97,7 +97,7 @@ def test_what_builds_and_measures_is_on_a_gpu_and_nothing_else(path: Path) -> No
         if "accelerator" in executor["container"].get("resources", {}):
             on_gpu.add(label.removeprefix("exec-").rstrip("-0123456789"))
             found = {
-                "container": {k: executor["container"][k] for k in ("env", "image", "resources")},
+                "container": {k: executor["container"][k] for k in ("image", "resources")},
                 "platform": placed[label],
             }
             found["platform"].pop("secretAsEnv", None)

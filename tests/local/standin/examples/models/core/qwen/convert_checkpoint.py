@@ -1,0 +1,5 @@
+"""See trtllm_tools.py."""
+
+from trtllm_tools import convert
+
+convert("qwen")
