@@ -119,6 +119,56 @@ def components() -> None:
     _console().print(table)
 
 
+@main.command()
+@click.argument("log", type=click.File(errors="replace"))
+@click.option("--tool", default="", help="The program that wrote it, such as trtllm-build or tritonserver.")
+@click.option("--status", type=int, help="Its exit status, where you know it.")
+def doctor(log: Any, tool: str, status: int | None) -> None:
+    """Tell what a LOG ("-" for stdin) says went wrong, and what to change; exit status 1 when it knows nothing."""
+    from kfp_trtllm.core.doctor.diagnosis import describe
+    from kfp_trtllm.core.doctor.examine import examine
+    from kfp_trtllm.errors import tail
+
+    text = log.read()
+    found = examine(text, status=status, tool=tool)
+    if found is None:
+        click.echo(f"nothing known was found; the end of the log:\n{tail(text)}", err=True)
+        sys.exit(1)
+    click.echo(describe(found), nl=False)
+
+
+@main.command()
+@click.option("--trtllm-version", help="Of the tools here; by default that of the installed tensorrt_llm.")
+@click.option("--examples", help="TensorRT-LLM's folder examples/, where it is not in NVIDIA's place.")
+@click.argument("tools", nargs=-1)
+def probe(trtllm_version: str | None, examples: str | None, tools: tuple[str, ...]) -> None:
+    """Compare TensorRT-LLM's TOOLS here with what this version knows of them; exit status 1 when they differ.
+
+    To be run inside an image that builds: `docker run --rm IMAGE kfp-trtllm probe`.
+    """
+    import importlib.metadata
+
+    from kfp_trtllm.core.backends.trtllm import commands
+    from kfp_trtllm.core.backends.trtllm.probe import probe as ask
+
+    if trtllm_version is None:
+        try:
+            trtllm_version = importlib.metadata.version("tensorrt_llm")
+        except importlib.metadata.PackageNotFoundError:
+            raise InvalidSpec(
+                "tensorrt_llm is not installed here: run probe inside an image that builds, or give --trtllm-version."
+            ) from None
+    reports = ask(tools or None, version=trtllm_version, examples=examples or commands.EXAMPLES)
+    for report in reports:
+        click.echo(f"{report.state:<10} {report.tool}")
+        for difference in report.differences:
+            click.echo(f"           {difference}")
+    if all(report.state in ("absent", "skipped") for report in reports):
+        raise InvalidSpec("none of TensorRT-LLM's tools is here: run probe inside an image that builds.")
+    if any(report.state in ("different", "failed") for report in reports):
+        sys.exit(1)
+
+
 def _console() -> Any:
     from rich.console import Console
 

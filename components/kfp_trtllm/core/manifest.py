@@ -81,14 +81,7 @@ class Manifest:
         """The facts as a dataclass; facts that it doesn't know are left out, missing ones take its defaults."""
         kinds = {f.name: f.type for f in dataclasses.fields(facts_class)}  # type: ignore[arg-type]
         try:
-            # JSON has no tuples.
-            return facts_class(
-                **{
-                    name: tuple(value) if str(kinds[name]).startswith("tuple") else value
-                    for name, value in self.facts.items()
-                    if name in kinds
-                }
-            )
+            return facts_class(**{name: _as(str(kinds[name]), v) for name, v in self.facts.items() if name in kinds})
         except TypeError as error:
             raise StoreError(
                 f"the {self.kind} manifest lacks facts that {facts_class.__name__} needs: {error}."
@@ -142,6 +135,13 @@ class Manifest:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(self.to_json(), encoding="utf-8")
+
+
+def _as(kind: str, value: Any) -> Any:
+    """A fact as its field wants it: JSON has no tuples, and what is a mapping now was a text once."""
+    if kind.startswith("Mapping"):
+        return value if isinstance(value, Mapping) else {}
+    return tuple(value) if kind.startswith("tuple") else value
 
 
 @dataclass(frozen=True, kw_only=True)

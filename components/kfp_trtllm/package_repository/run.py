@@ -161,6 +161,11 @@ def _other_versions(base: Manifest | None, spec: Packaging, engine: EngineFacts)
                 f"{name} must be {theirs or 'empty'} as in base_repository, since one server runs all versions, but got "
                 f"{ours or 'none'}."
             )
+    if spec.model_version < max(facts.versions):
+        raise InvalidSpec(
+            f"model_version must be at least {max(facts.versions)}, the newest of base_repository, since requests that "
+            f"name no version go to the newest, but got {spec.model_version}."
+        )
     return tuple(version for version in facts.versions if version != spec.model_version)
 
 

@@ -237,4 +237,6 @@ def test_the_contract() -> None:
     assert backend.cache_key(build_plan("int4")) == ""
     assert backend.adapter() == backend.name == "onnxruntime"
     unused = Path("unused")
-    assert backend.convert(build_plan("int4"), unused, unused, log=unused, on_progress=lambda done, total: None) is False
+    assert (
+        backend.convert(build_plan("int4"), unused, unused, log=unused, on_progress=lambda done, total: None) is False
+    )

@@ -9,7 +9,7 @@ from kfp_trtllm.core.quantization import cast_checkpoint
 from kfp_trtllm.core.quantization.casting import to_float32
 from kfp_trtllm.errors import BuildFailed, InvalidSpec, SourceError
 
-WIDE = [0.0, -0.0, 1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8, -1.0 - 2**-9, 3.4e38, 1e-40, 65504.0, float("inf"), float("nan")]
+WIDE = [0.0, -0.0, 1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8, -1.0 - 2**-9, 3e38, 1e-40, 65504.0, float("inf"), float("nan")]
 
 
 def write(folder: Path, shards: dict[str, dict[str, object]], **config: object) -> Path:
@@ -62,7 +62,9 @@ def test_shards_stay_and_companions_are_copied_byte_for_byte(tmp_path: Path) -> 
     shards = {f"model-{i}.safetensors": {f"w{i}": torch.full((4, 2), float(i))} for i in (1, 2)}
     folder = write(tmp_path / "in", shards, dtype="float32", text_config={"dtype": "float32"})
     seen: list[tuple[float, float]] = []
-    cast_checkpoint(folder, tmp_path / "out", dtype="bfloat16", on_progress=lambda done, total: seen.append((done, total)))
+    cast_checkpoint(
+        folder, tmp_path / "out", dtype="bfloat16", on_progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(8, 16), (16, 16)]
     assert load_file(tmp_path / "out/model-2.safetensors")["w2"].tolist() == [[2.0, 2.0]] * 4
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())

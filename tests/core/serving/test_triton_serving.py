@@ -156,11 +156,16 @@ def test_requests_run_together(triton: Server) -> None:
 
 def test_a_crowd_gets_the_same_answers_as_each_alone(triton: Server) -> None:
     prompts = [f"{n} bottles" for n in range(24)]
-    alone = [whole(triton, prompt, max_tokens=30).text for prompt in prompts]
-    with ThreadPoolExecutor(24) as pool:
-        assert list(pool.map(lambda p: stream(triton, p, max_tokens=30).text, prompts)) == alone
-        infers = list(pool.map(lambda p: in_one(triton, p, max_tokens=30, version=2).text, prompts))
-    assert infers == alone  # version 2 of both is the int4 engine
+    for version in (1, 2):
+        alone = [whole(triton, prompt, max_tokens=30, version=version).text for prompt in prompts]
+        for way in (stream, in_one):
+            with ThreadPoolExecutor(24) as pool:
+                crowd = list(pool.map(lambda p: way(triton, p, max_tokens=30, version=version).text, prompts))  # noqa: B023
+            if version == 1:
+                assert crowd == alone
+            # Sums of another batch differ in the last bit, which int4's rounding of activations makes larger: in this
+            # random model, whose tokens are all about as likely, a near tie may fall otherwise.
+            assert sum(one == other for one, other in zip(crowd, alone, strict=True)) >= 20
 
 
 def posted(server: Server, path: str, body: dict[str, Any]) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -17,9 +18,15 @@ from kfp_trtllm.core.targets.local.state import Gateway, Model, Server, State, S
 from kfp_trtllm.errors import DeployFailed
 
 
-def a_state(folder: Path, weights: dict[str, int] | None = None) -> State:
-    one, repository = echo(folder, "one")
-    two, _ = echo(folder, "two")
+def a_state(
+    folder: Path,
+    weights: dict[str, int] | None = None,
+    *,
+    served: tuple[tuple[int, ...], tuple[int, ...]] = ((1,), (1,)),
+    versions: dict[int, int] | None = None,
+) -> State:
+    one, repository = echo(folder, "one", versions=served[0])
+    two, _ = echo(folder, "two", versions=served[1])
     servers = {
         revision.name: Server(
             revision=revision,
@@ -34,8 +41,11 @@ def a_state(folder: Path, weights: dict[str, int] | None = None) -> State:
         for revision, port in ((one, 20000), (two, 20010))
     }
     shares = dict(zip(servers, (90, 10), strict=True)) if weights is None else weights
+    model = Model(
+        stable=one.name, canary=two.name, weights=shares, rollout={"step": [1, None]}, versions=versions or {}
+    )
     return State(
-        models={"echo": Model(stable=one.name, canary=two.name, weights=shares, rollout={"step": [1, None]})},
+        models={"echo": model},
         servers=servers,
         gateway=Gateway(port=1, admin=2, token="t", process=None),
     )
@@ -44,11 +54,29 @@ def a_state(folder: Path, weights: dict[str, int] | None = None) -> State:
 def test_state_survives_the_disk(tmp_path: Path) -> None:
     file = StateFile(tmp_path / "local")
     assert file.read() == State()
-    state = a_state(tmp_path)
+    state = a_state(tmp_path, served=((1, 2), (1,)), versions={1: 90, 2: 10})
     with file.locked() as empty:
         empty.models, empty.servers, empty.gateway = state.models, state.servers, state.gateway
     assert file.read() == state
     assert file.path.parent.stat().st_mode & 0o077 == 0, "nobody else's business"
+
+
+def test_a_state_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    state = a_state(tmp_path)
+    file = StateFile(tmp_path)
+    file.write(state)
+    document = json.loads(file.path.read_text())
+    document["schema"] = 1
+    for model in document["models"].values():
+        del model["versions"]
+    for server in document["servers"].values():
+        server["revision"]["facts"]["launch"] = "tritonserver"
+        del server["revision"]["facts"]["variants"]
+    file.path.write_text(json.dumps(document))
+    assert file.read() == state
+    with file.locked():
+        pass
+    assert json.loads(file.path.read_text())["schema"] == 2
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "models": 3}'])
@@ -127,6 +155,41 @@ def test_shares_are_read_from_the_configuration(tmp_path: Path, share: int) -> N
     assert gateway.shares(config, "echo") == {name: weight for name, weight in weights.items() if weight}
     assert gateway.shares(config, "other") == {}
     assert gateway.shares(None, "echo") == {}
+
+
+@pytest.mark.parametrize(
+    ("share", "served", "versions", "expected"),
+    [
+        (0, ((1, 2), (1, 2)), {1: 90, 2: 10}, ({1: 90, 2: 10}, None)),
+        (10, ((1, 2), (1, 2, 3)), {1: 90, 2: 10}, ({1: 90, 2: 10}, {1: 90, 2: 10})),
+        (33, ((1, 2), (2, 3)), {1: 1, 2: 99}, ({1: 1, 2: 99}, {3: 100})),
+        (97, ((1, 2, 3), (1,)), {1: 33, 2: 34, 3: 33}, ({1: 33, 2: 34, 3: 33}, {1: 100})),
+        (100, ((1, 2), (2,)), {1: 100}, (None, {2: 100})),
+        (10, ((1, 2), (1, 2)), {}, (None, None)),
+    ],
+)
+def test_shares_of_versions_are_read_from_the_configuration(
+    tmp_path: Path,
+    share: int,
+    served: tuple[tuple[int, ...], tuple[int, ...]],
+    versions: dict[int, int],
+    expected: tuple[dict[int, int] | None, ...],
+) -> None:
+    names = list(a_state(tmp_path / "names", served=served).servers)
+    weights = dict(zip(names, (100 - share, share), strict=True))
+    config = gateway.configuration(a_state(tmp_path, weights, served=served, versions=versions), tmp_path)
+    assert gateway.shares(config, "echo") == {name: weight for name, weight in weights.items() if weight}
+    told = gateway.versions(config, "echo")
+    assert told == {name: found for name, found in zip(names, expected, strict=True) if found}
+    assert gateway.versions(config, "other") == gateway.versions(None, "echo") == {}
+
+
+def test_the_whole_configuration_is_the_golden_one(tmp_path: Path) -> None:
+    """After an intended change, look at the difference and replace the file by what the failure shows."""
+    golden = Path(__file__).with_name("gateway.json")
+    state = a_state(tmp_path, served=((1, 2), (1,)), versions={1: 60, 2: 40})
+    config = gateway.configuration(state, Path("/target/gateway"))
+    assert config == json.loads(golden.read_text()), json.dumps(config, indent=2)
 
 
 def test_the_gateway_port_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -587,10 +587,10 @@ def test_nothing_is_logged_of_what_was_asked(target: LocalTarget, tmp_path: Path
 
 def test_preflight_names_what_is_missing(target: LocalTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     revision, _ = echo(tmp_path)
-    facts = type(revision.facts)(**{**vars(revision.facts), "launch": "mpirun -n 2 tritonserver"})
+    facts = type(revision.facts)(**{**vars(revision.facts), "launch": {"argv": ["mpirun", "-n", "2"]}})
     other = type(revision)(**{**vars(revision), "facts": facts})
     assert target.preflight(other) == [
-        f"{revision.name} must be started by mpirun -n 2 tritonserver, but target local starts tritonserver only."
+        f"{revision.name} must be started by mpirun, but target local starts tritonserver only."
     ]
     absent = type(triton.installation())(**{**vars(triton.installation()), "server": Path("/absent")})
     monkeypatch.setattr(triton, "installation", lambda: absent)

@@ -138,9 +138,8 @@ def _cast(name: str, data: bytes, dtype: str, wanted: str) -> bytes:
         finite = np.isfinite(cast)
     if not finite.all() and np.isfinite(values[~finite]).any():
         largest = float(np.abs(values[np.isfinite(values)]).max())
-        raise BuildFailed(
-            f"{name} has a weight of {largest:g}, which {wanted} can't hold: take variant bf16, or the dtype it has."
-        )
+        hint = ": take variant bf16." if wanted == "F16" else "."
+        raise BuildFailed(f"{name} has a weight of {largest:g}, which {wanted} can't hold{hint}")
     return cast.tobytes()
 
 

@@ -35,13 +35,14 @@ def quantize(checkpoint: Path, output: Path, settings: dict[str, Any]) -> None:
         InvalidSpec: There are no texts to calibrate with.
         ValueError: ModelOpt or transformers can't do it.
     """
-    import modelopt.torch.quantization as mtq
     import torch
-    from modelopt.torch.export import export_hf_checkpoint
 
     calibration = Calibration(**settings["calibration"])
     torch.manual_seed(calibration.seed)
-    tokenizer, model = load(checkpoint, settings["load_dtype"])
+    tokenizer, model = load(checkpoint, settings["load_dtype"])  # ModelOpt takes seconds to import: after what may fail
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+
     batches = list(make_batches(rows(calibration, tokenizer), calibration.batch_size))
     config = configuration(settings["modelopt"], kv_cache_fp8=settings["kv_cache_fp8"])
     algorithm = config["algorithm"]

@@ -63,7 +63,8 @@ class Request:
         temperature: 0 (the default) always takes the likeliest token; above 0 tokens are drawn.
         top_k: Draw among that many likeliest tokens; 0 for all.
         top_p: Draw among the likeliest tokens that have this probability together; 1 for all.
-        seed: Same request, same seed, same answer, whatever else the engine runs.
+        seed: Same request, same seed, same answer, whatever else the engine runs; but for near ties on a quantized
+            engine, whose last bits depend on the batch.
         stop: Texts that end the answer; they are no part of it.
         stream: One response per piece of text rather than one in all.
         apply_chat_template: Render the prompt as the user's turn, by the model's own chat template.

@@ -251,10 +251,11 @@ def _by_version(name: str, model: Model, state: State) -> dict[str, Any]:
                 continue
             edge += weight * share
             path = f"/v2/models/{name}/versions/{version}/{{http.request.uri.path.file}}"
-            match = {"expression": f'{{http.request.uuid}} < "{edge * _DRAWS // _WHOLE:08x}"'} if edge < _WHOLE else {}
+            bound = f'{{http.request.uuid}} < "{edge * _DRAWS // _WHOLE:08x}"'
+            drawn = {"expression": bound} if edge < _WHOLE else {}  # the last one takes what is left
             proxy = _proxy([(revision, server.http, 1)], revision)
             proxy["headers"]["response"]["set"][SERVED_VERSION_HEADER] = [str(version)]
-            routes.append(_route(match, {"handler": "rewrite", "uri": path}, proxy))
+            routes.append(_route(drawn, {"handler": "rewrite", "uri": path}, proxy))
     match = {"path": [f"/v2/models/{name}/{action}" for action in _GENERATES]}
     return {"@id": _VERSIONS + name, **_route(match, {"handler": "subroute", "routes": routes})}
 

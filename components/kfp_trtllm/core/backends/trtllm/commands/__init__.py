@@ -31,6 +31,8 @@ from kfp_trtllm.core.backends.trtllm.commands.serve import SERVE
 from kfp_trtllm.errors import InvalidSpec, unknown
 
 EXAMPLES = "/app/tensorrt_llm/examples"  # where NVIDIA's release image has TensorRT-LLM's examples/
+# The image's own Python, which has tensorrt_llm and the packages that it was tested with; ours may have newer ones.
+PYTHON_VARIABLE = "TENSORRT_LLM_PYTHON"
 PYTHON = "python3"
 
 TOOLS: Mapping[str, Tool] = {
@@ -88,7 +90,7 @@ def command(tool: str, *, version: str, family: str | None = None, examples: str
     """How a tool is started, without arguments and subcommand; else as `render`."""
     found = find(tool)
     script = families.convert_script(family or "", version) if found.families else found.program
-    return [PYTHON, f"{examples}/{script}"] if script.endswith(".py") else [script]
+    return [os.environ.get(PYTHON_VARIABLE, PYTHON), f"{examples}/{script}"] if script.endswith(".py") else [script]
 
 
 def render(
