@@ -51,6 +51,10 @@ compile: $(READY)  ## Compile pipelines and components into compiled/, and the t
 	@$(BIN)/python -m pipelines.compile
 	@$(BIN)/python -m pipelines.document
 
+.PHONY: golden
+golden: $(READY)  ## Write the plans that tests compare with
+	@PYTHONPATH=tests/core/backends/trtllm $(BIN)/python tests/core/backends/trtllm/plans.py
+
 .PHONY: bench
 bench: $(READY)  ## Measure speeds, as ratios, into docs/benchmarks.md
 	@$(BIN)/python -m tests.bench

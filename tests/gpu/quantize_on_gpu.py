@@ -48,14 +48,15 @@ def main() -> None:
     """Does everything, and writes what there is after each part, so that a run that is cut off is not lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--train-seconds", type=float, default=120)
+    parser.add_argument("--train-seconds", type=float, default=100)
     parser.add_argument("--width", type=int, default=384, help="of the model to train; 128 must divide it")
     parser.add_argument("--windows", type=int, default=96, help=f"windows of {WINDOW} held-out tokens to measure on")
+    parser.add_argument("--texts", type=int, default=128, help="calibration texts")
     parser.add_argument("--made-on-cpu", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     if asked.made_on_cpu:
-        quantize(asked.model, asked.made_on_cpu, "fp8", texts_of(asked.model))
+        quantize(asked.model, asked.made_on_cpu, "fp8", texts_of(asked.model, asked.texts))
         return
     path = Path(os.environ.get("OUT", ".")) / "quantize_on_gpu.json"
     results: dict[str, Any] = {
@@ -72,7 +73,7 @@ def main() -> None:
     if not (asked.model / "config.json").is_file():
         keep(training=train(asked.model, width=asked.width, seconds=asked.train_seconds))
     windows = held_out(asked.model, asked.windows)
-    calibration = texts_of(asked.model)
+    calibration = texts_of(asked.model, asked.texts)
     original = TransformersModel(asked.model, device=DEVICE)._model
     reference = logits(original, windows)
     keep(original={"perplexity": perplexity(reference, windows), "tokens": windows.numel()})
@@ -88,8 +89,7 @@ def main() -> None:
             figures = {"error": f"{type(error).__name__}: {error}"}
         results["formats"][variant] = figures
         keep(last={variant: figures})
-    if GPU:
-        keep(fp8_on_cpu=beside_the_cpu(asked.model, windows, reference))
+    keep(fp8_on_cpu=beside_the_cpu(asked.model, windows, reference))
     results.pop("last")
     keep()
 
@@ -199,12 +199,12 @@ def held_out(folder: Path, count: int) -> Tensor:
     return torch.tensor(cut[:count], device=DEVICE)
 
 
-def texts_of(folder: Path) -> Calibration:
-    """Calibration texts of the model's own kind: beginnings of 128 files that it learned."""
+def texts_of(folder: Path, count: int) -> Calibration:
+    """Calibration texts of the model's own kind: beginnings of files that it learned."""
     path = folder.with_name(f"{folder.name}-texts.jsonl")
     if not path.exists():
         learned = [text for text, kept in sources() if not kept]
-        chosen = learned[:: max(1, len(learned) // 128)][:128]
+        chosen = learned[:: max(1, len(learned) // count)][:count]
         path.write_text("".join(json.dumps({"text": text[:2000]}) + "\n" for text in chosen), encoding="utf-8")
     return Calibration(dataset=str(path), batch_size=8)
 
@@ -310,7 +310,6 @@ def beside_the_cpu(source: Path, windows: Tensor, reference: Tensor) -> dict[str
     from safetensors.torch import load_file
 
     made = source.with_name(f"{source.name}-fp8-cpu")
-    # The child would look for the texts of the same folder, which are there.
     command = [sys.executable, __file__, str(source), "--made-on-cpu", str(made)]
     whole, done = seconds(
         lambda: subprocess.run(

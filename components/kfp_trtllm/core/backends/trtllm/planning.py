@@ -49,6 +49,8 @@ def settle(request: PlanRequest, backend: str) -> Settled:
         InvalidSpec: See base.Backend.check.
     """
     given = {name: getattr(request, name) for name, usual in _DEFAULTS.items() if getattr(request, name) != usual}
+    if "max_input_len" not in request.build_options:  # to which max_output_len is added
+        given["max_input_len"] = request.max_input_len
     translated = legacy.translate(request.build_options, {**given, "variant": request.variant})
     version = request.trtllm_version or releases.DEFAULT
     request = dataclasses.replace(
