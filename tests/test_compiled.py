@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from kfp_trtllm import components
+from kfp_trtllm.core.backends.trtllm.gpus import node_selector
 
 from pipelines import compile as compiling
 from pipelines.platforms import CPU, GPU, PLATFORMS, Platform
@@ -175,3 +176,16 @@ def test_check_release_comes_first_and_require_verdict_guards_packaging() -> Non
             assert "check-release" in before(name), name
     assert any(name.startswith("require-verdict") for name in before("package-repository"))
     assert {"smoke-test", "deploy-triton"} <= before("roll-out-canary")
+
+
+PARAMETERS = sorted((ROOT / "pipelines/params").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PARAMETERS, ids=lambda path: path.stem)
+def test_sample_parameters_are_parameters(path: Path) -> None:
+    given = yaml.safe_load(path.read_text())
+    pipeline = "build_llm" if "gpu_kind" in given else "release_llm_cpu"
+    declared = documents(ROOT / f"compiled/{pipeline}.yaml")[0]["root"]["inputDefinitions"]["parameters"]
+    assert set(given) <= set(declared)
+    if "gpu_kind" in given:
+        assert given["node_selector"] == node_selector(given["gpu_kind"], path.stem.rpartition("-")[2])

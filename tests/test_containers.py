@@ -270,7 +270,7 @@ def test_pip_never_chooses_versions_by_itself(image: str) -> None:
         else:
             _, _, what = call.split()
             assert call.split() == ["--no-cache-dir", "--no-deps", what]
-            assert what == "." or what.replace("==", " ").split()[0] in base.pins(LOCK) and what in LOCK.splitlines()
+            assert what == "." or (what.replace("==", " ").split()[0] in base.pins(LOCK) and what in LOCK.splitlines())
     assert "python3 base.py check" in text.partition("&&")[0]  # before anything else
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from kfp_trtllm.core import keys
 from kfp_trtllm.core.backends.base import BuildPlan, Planned, PlanRequest, Tensor, TextModel
 from kfp_trtllm.core.backends.pytorch import load, serving_options
-from kfp_trtllm.core.backends.trtllm import commands, folders, gpus, planning
+from kfp_trtllm.core.backends.trtllm import commands, devices, folders, gpus, planning
 from kfp_trtllm.core.backends.trtllm.variants import VARIANTS
 from kfp_trtllm.core.checkpoint import read_config
 from kfp_trtllm.core.doctor.retries import shrink
@@ -109,6 +109,7 @@ class TensorRt:
     ) -> BuildPlan:
         """See `base.Backend`. Out of memory, it tries again with smaller limits; a stale timing cache is dropped."""
         folders.check_checkpoint(checkpoint, plan)
+        devices.check(plan.gpu_kind, plan.world_size)
         timing = cache / _TIMING_CACHE
         dropped = False
         while True:

@@ -10,6 +10,7 @@
     probe.py       the tables against the tools' own --help
     llm_args.py    the arguments of LLM()
     launch.py      how Triton is started for several GPUs
+    devices.py     the GPUs that are really there
     folders.py     what the tools leave, checked
     planning.py    what both backends settle before anything is spent
     memory.py      bytes per GPU: weights, KV cache, activations, workspace
