@@ -249,6 +249,7 @@ def test_a_real_model_passes_the_accuracy_gate_in_fp8(tmp_path: Path) -> None:
     from kfp_trtllm.core.evaluation.harness import evaluate
 
     source = sources.parse("sample://smollm2-135m")
+    (tmp_path / "smollm2").mkdir()
     source.fetch(source.resolve().revision, tmp_path / "smollm2")
     quantize_checkpoint(
         tmp_path / "smollm2",

@@ -2,8 +2,8 @@
 
     python -m kfp_trtllm.core.quantization.quantize CHECKPOINT OUTPUT SETTINGS
 
-SETTINGS is JSON: modelopt (name of a configuration), kv_cache_fp8, load_dtype ("" for float32 on a CPU) and the fields of
-a `Calibration`. The output is what ModelOpt exports, which the parent completes and checks.
+SETTINGS is JSON: modelopt (name of a configuration), kv_cache_fp8, load_dtype (on GPUs; a CPU computes in float32) and
+calibration (the fields of a `Calibration`). The output is what ModelOpt exports, which the parent completes and checks.
 """
 
 from __future__ import annotations
@@ -79,10 +79,12 @@ def load(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
 
     safe = {"local_files_only": True, "trust_remote_code": False}
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, **safe)
-    where: dict[str, Any] = {"dtype": torch.float32}
-    if torch.cuda.is_available():
-        where = {"dtype": getattr(torch, dtype), "device_map": "auto"}
+    where: dict[str, Any] = {"dtype": getattr(torch, dtype) if torch.cuda.is_available() else torch.float32}
+    if torch.cuda.device_count() > 1:
+        where["device_map"] = "auto"
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, use_safetensors=True, **where, **safe)
+    if torch.cuda.device_count() == 1:
+        model = model.to("cuda")
     return tokenizer, model.eval()
 
 
