@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "core/serving"))  # shares its stand-ins with the tests of serving
+
 SENTENCES = [
     "The capital of France is Paris.",
     "A week has seven days and a year has twelve months.",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cpp_templates import write_templates
 from kfp_trtllm.core.backends.trtllm.probe import probe
 
 pytestmark = pytest.mark.slow
@@ -183,6 +184,24 @@ def test_three_versions_with_their_own_engines_share_the_gpu(gpu_machine: Any, t
             (gpu_machine.home / "store" / blob(repository, f"tiny/{version}/serving.json")).read_text()
         )
         assert settings["options"]["kv_cache_config"]["free_gpu_memory_fraction"] == pytest.approx(0.3)
+
+
+def test_nvidia_s_layout_is_filled_from_the_templates_of_the_image(
+    gpu_machine: Any, tiny_qwen: Path, tmp_path: Path
+) -> None:
+    gpu_machine.environment["TRITON_TRTLLM_TEMPLATES"] = str(tmp_path / "nowhere")
+    options: dict[str, Any] = {"backend": "tensorrt", "variants": ["fp16"], "layout": "cpp"}
+    missing = build(gpu_machine, tiny_qwen, **options)
+    assert missing.returncode == 2 and "nowhere" in missing.stdout, missing.stdout
+    gpu_machine.environment["TRITON_TRTLLM_TEMPLATES"] = str(write_templates(tmp_path / "inflight_batcher_llm"))
+    done = build(gpu_machine, tiny_qwen, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    repository = only(gpu_machine, "repository")
+    assert repository["facts"]["layout"] == "cpp"
+    names = {file["path"] for file in repository["files"]}
+    assert {"tiny/config.pbtxt", "tensorrt_llm/config.pbtxt", "tensorrt_llm/1/engine/rank0.engine"} <= names
+    text = (gpu_machine.home / "store" / blob(repository, "tensorrt_llm/config.pbtxt")).read_text()
+    assert "/models/tensorrt_llm/1/engine" in text and "${" not in text
 
 
 WRONG = [

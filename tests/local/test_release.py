@@ -62,7 +62,10 @@ def test_weights_exist_once_on_disk(shared_machine) -> None:
     [
         ({"source": "s3:/x"}, "source must be a URL"),
         ({"source": "hg://org/name"}, "source's scheme must be one of file, hf, sample, but got 'hg'"),
-        ({"backend": "onnxruntim"}, "backend must be one of onnxruntime, pytorch, tensorrt, but got 'onnxruntim'. Did you mean"),
+        (
+            {"backend": "onnxruntim"},
+            "backend must be one of onnxruntime, pytorch, tensorrt, but got 'onnxruntim'. Did you mean",
+        ),
         ({"variants": ["int5"]}, "but got 'int5'. Did you mean 'int"),
         ({"target": "locale"}, "target must be one of local, but got 'locale'. Did you mean 'local'?"),
         ({"max_batch_size": 0}, "max_batch_size must be at least 1, but got 0."),

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kfp_trtllm.core.backends.base import BuildPlan, Planned, PlanRequest, Tensor, TextModel
+from kfp_trtllm.core.backends.base import BuildPlan, Planned, PlanRequest, Tensor
 from kfp_trtllm.core.backends.trtllm import llm_args, planning
+from kfp_trtllm.core.backends.trtllm.backend import TrtLlmBackend
 from kfp_trtllm.core.backends.trtllm.variants import VARIANTS
 from kfp_trtllm.core.checkpoint import read_config, read_headers
 from kfp_trtllm.errors import BuildFailed, InvalidSpec
@@ -26,14 +27,10 @@ _LISTED = ("bf16", "fp16", "fp8", "int4_awq", "nvfp4", "w4a8_awq")
 _QUANTIZER = "nvidia-modelopt"
 
 
-class PyTorch:
+class PyTorch(TrtLlmBackend):
     """Implements `base.Backend`."""
 
     name = "pytorch"
-
-    def variants(self) -> Mapping[str, str]:
-        """See `base.Backend`."""
-        return {name: variant.title for name, variant in VARIANTS.items() if self.name in variant.backends}
 
     def check(self, request: PlanRequest) -> PlanRequest:
         """See `base.Backend`."""
@@ -124,59 +121,11 @@ class PyTorch:
         (output / ARGUMENTS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         return plan
 
-    def load(self, engine: Path, plan_facts: Mapping[str, Any]) -> TextModel:
-        """See `base.Backend`."""
-        return load(self, engine, plan_facts)
-
-    def adapter(self) -> str:
-        """See `base.Backend`."""
-        return self.name
-
     def serving_options(self, facts: Mapping[str, Any], *, versions: int, memory_fraction: float) -> Mapping[str, Any]:
         """See `base.Backend`."""
         options = dict(facts["options"].get("llm_args", {}))
         options.setdefault("max_num_tokens", facts["max_num_tokens"])
-        return serving_options(self.name, options, facts, versions=versions, memory_fraction=memory_fraction)
-
-
-def load(backend: Any, engine: Path, facts: Mapping[str, Any]) -> TextModel:
-    """A TensorRT-LLM engine, alone on its GPUs."""
-    from kfp_trtllm.core.backends.text_model import EngineTextModel
-    from kfp_trtllm.core.serving.engine import Settings
-
-    settings = Settings(
-        adapter=backend.adapter(),
-        max_batch_size=int(facts["max_batch_size"]),
-        max_input_len=int(facts["max_input_len"]),
-        max_seq_len=int(facts["max_seq_len"]),
-        options=backend.serving_options(facts, versions=1, memory_fraction=llm_args.TOTAL_FRACTION),
-    )
-    try:
-        return EngineTextModel(engine, settings)
-    except ImportError as error:
-        raise BuildFailed(
-            f"this engine needs TensorRT-LLM {facts.get('trtllm_version') or ''}, which is not installed here ({error}): "
-            "run this step in the build image."
-        ) from None
-    except Exception as error:  # TensorRT-LLM raises whatever its executor died of
-        raise BuildFailed(f"the engine can't be loaded: {type(error).__name__}: {error}") from error
-
-
-def serving_options(
-    backend: str, options: Mapping[str, Any], facts: Mapping[str, Any], *, versions: int, memory_fraction: float
-) -> dict[str, Any]:
-    """Arguments of LLM() for an engine that shares its GPUs with other versions."""
-    cache = dict(options.get("kv_cache_config", {}))
-    if "max_tokens" not in cache:
-        cache.setdefault("free_gpu_memory_fraction", llm_args.shared_fraction(versions, memory_fraction))
-    return llm_args.engine_options(
-        {**options, "kv_cache_config": cache},
-        backend=backend,
-        version=str(facts["trtllm_version"]),
-        tp_size=int(facts["tp_size"]),
-        pp_size=int(facts["pp_size"]),
-        versions=versions,
-    )
+        return self.arguments(options, facts, versions=versions, memory_fraction=memory_fraction)
 
 
 def _quantization(folder: Path) -> str:

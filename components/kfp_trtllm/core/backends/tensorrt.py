@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kfp_trtllm.core import keys
-from kfp_trtllm.core.backends.base import BuildPlan, Planned, PlanRequest, Tensor, TextModel
-from kfp_trtllm.core.backends.pytorch import load, serving_options
+from kfp_trtllm.core.backends.base import BuildPlan, Planned, PlanRequest, Tensor
 from kfp_trtllm.core.backends.trtllm import commands, devices, folders, gpus, planning
+from kfp_trtllm.core.backends.trtllm.backend import TrtLlmBackend
 from kfp_trtllm.core.backends.trtllm.variants import VARIANTS
 from kfp_trtllm.core.checkpoint import read_config
 from kfp_trtllm.core.doctor.retries import shrink
@@ -27,14 +27,10 @@ _RANK = re.compile(r"rank ?(\d+)", re.IGNORECASE)
 _WEIGHT_ONLY = {"int8_wo": "int8", "int4_wo": "int4"}
 
 
-class TensorRt:
+class TensorRt(TrtLlmBackend):
     """Implements `base.Backend`."""
 
     name = "tensorrt"
-
-    def variants(self) -> Mapping[str, str]:
-        """See `base.Backend`."""
-        return {name: variant.title for name, variant in VARIANTS.items() if self.name in variant.backends}
 
     def check(self, request: PlanRequest) -> PlanRequest:
         """See `base.Backend`."""
@@ -144,17 +140,9 @@ class TensorRt:
                 os.link(path, output / path.name)
         return plan
 
-    def load(self, engine: Path, plan_facts: Mapping[str, Any]) -> TextModel:
-        """See `base.Backend`."""
-        return load(self, engine, plan_facts)
-
-    def adapter(self) -> str:
-        """See `base.Backend`."""
-        return self.name
-
     def serving_options(self, facts: Mapping[str, Any], *, versions: int, memory_fraction: float) -> Mapping[str, Any]:
         """See `base.Backend`."""
-        return serving_options(self.name, {}, facts, versions=versions, memory_fraction=memory_fraction)
+        return self.arguments({}, facts, versions=versions, memory_fraction=memory_fraction)
 
 
 def _conversion(request: PlanRequest, family: str) -> tuple[str, dict[str, Any]]:

@@ -195,45 +195,56 @@ class OnnxRuntimeEngine(ContinuousBatching):
     def loglikelihoods(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
         """For each (context, continuation) in tokens: the sum of log-probabilities, and whether greedy would say it.
 
-        Pairs with the same context run one after the other, so that it is computed once. A context that is too long
-        loses its beginning.
+        Pairs with the same context run one after the other, so that it is computed once; those that differ in the last
+        token only, which is predicted and never read, share one run.
 
         Raises:
             ValueError: A context or a continuation is empty, or a continuation does not fit.
         """
         limit = self._ort.max_seq_len
-        texts: list[tuple[list[int], int]] = []
-        for context, continuation in pairs:
+        wanted: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        ends: list[int] = []
+        for index, (context, continuation) in enumerate(pairs):
             if not context or not 0 < len(continuation) <= limit:
                 raise ValueError(
                     f"a pair must have a context and a continuation of 1 to {limit} tokens, "
                     f"but got {len(context)} and {len(continuation)}."
                 )
             # The last token is predicted, never read.
-            texts.append(([*context, *continuation][-limit - 1 :], len(continuation)))
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(texts)
+            *text, last = [*context, *continuation][-limit - 1 :]
+            wanted.setdefault((tuple(text), len(text) + 1 - len(continuation)), []).append(index)
+            ends.append(last)
+        results: list[tuple[float, bool]] = [(0.0, False)] * len(ends)
         # One call per text, so that requests under way go on in between.
-        for index in sorted(range(len(texts)), key=lambda i: texts[i][0]):
-            results[index] = self.call(_bind(self._score, *texts[index])).result()
+        for (read, first), indices in sorted(wanted.items()):
+            scores = self.call(_bind(self._score, list(read), first, [ends[index] for index in indices])).result()
+            for index, score in zip(indices, scores, strict=True):
+                results[index] = score
         return results
 
-    def _score(self, tokens: list[int], asked: int) -> tuple[float, bool]:
-        """Scores the last `asked` tokens."""
-        text, first = tokens[:-1], len(tokens) - asked - 1
+    def _score(self, text: list[int], first: int, ends: Sequence[int]) -> list[tuple[float, bool]]:
+        """Scores the text from its token `first` on, with each of `ends` behind it."""
         # Always split here, whether or not the context is there already: results depend on the split in the last bit.
-        if self._context != (text[:first], self._ort.reads):
-            for _ in self._chunks(text[:first], 0):
+        context = text[: first - 1]
+        if self._context != (context, self._ort.reads):
+            for _ in self._chunks(context, 0):
                 pass
-        total, greedy, place = 0.0, True, first
-        for rows in self._chunks(text, first):
-            targets = np.array(tokens[place + 1 : place + 1 + len(rows)])
-            place += len(rows)
+        total, greedy, place = 0.0, True, len(context)
+        scores: list[tuple[float, bool]] = []
+        for rows in self._chunks(text, len(context)):
             best = rows.max(axis=1, keepdims=True)
             norms = best[:, 0] + np.log(np.exp(rows - best).sum(axis=1, dtype=np.float64))
-            total += float((rows[np.arange(len(rows)), targets] - norms).sum())
-            greedy = greedy and bool((rows.argmax(axis=1) == targets).all())
-        self._context = (text[:first], self._ort.reads)
-        return total, greedy
+            likeliest = rows.argmax(axis=1)
+            targets = np.array(text[place + 1 : place + 1 + len(rows)], np.int64)
+            inner = np.arange(len(targets))
+            total += float((rows[inner, targets] - norms[: len(targets)]).sum())
+            greedy = greedy and bool((likeliest[: len(targets)] == targets).all())
+            if len(targets) < len(rows):
+                last = [(float(rows[-1, end] - norms[-1]), bool(likeliest[-1] == end)) for end in ends]
+                scores = [(total + score, greedy and likely) for score, likely in last]
+            place += len(rows)
+        self._context = (context, self._ort.reads)
+        return scores
 
     def _chunks(self, tokens: Sequence[int], start: int) -> Iterator[Logits]:
         """Reads tokens from `start` on; logits of each chunk, valid until the next one."""

@@ -1,5 +1,6 @@
 """What both TensorRT-LLM backends share: NVIDIA's releases, tools, precisions and GPUs as data, and the memory model.
 
+    backend.py     the half of the backends' code that is the same
     variants.py    precisions, in each tool's own words
     releases.py    TensorRT-LLM, Triton, TensorRT, CUDA and driver versions that belong together
     gpus.py        GPU kinds: memory, bandwidth, compute capability, labels
