@@ -31,7 +31,8 @@ stop: $(READY)  ## Stop what `make run` left serving
 
 .PHONY: test
 test: $(READY)  ## Run all tests
-	@$(BIN)/python -m pytest -q
+	@# Two at a time, each file in one process: much of it waits for servers. Threads that wait must not spin meanwhile.
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: check
 check: $(READY)  ## Look for faults without changing anything: style, types, compiled pipelines

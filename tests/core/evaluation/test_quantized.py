@@ -256,7 +256,7 @@ def test_a_real_model_passes_the_accuracy_gate_in_fp8(tmp_path: Path) -> None:
         tmp_path / "fp8",
         variant="fp8",
         kv_cache_dtype="fp8",
-        calibration=Calibration(),
+        calibration=Calibration(size=32, max_seq_length=256),
         log=tmp_path / "log",
         on_progress=lambda done, total: None,
     )
@@ -265,7 +265,7 @@ def test_a_real_model_passes_the_accuracy_gate_in_fp8(tmp_path: Path) -> None:
 
     def ask(model: Any) -> Any:
         try:
-            return evaluate(model, tasks=["kfp_core"], limit=40, seed=0, on_progress=lambda done, total: None)
+            return evaluate(model, tasks=["kfp_core"], limit=25, seed=0, on_progress=lambda done, total: None)
         finally:
             model.close()
 
