@@ -49,11 +49,12 @@ def run(
 ) -> None:
     """Run a compiled PIPELINE, by its name (release_llm_cpu) or its file.
 
+    \b
     Examples:
       kfp-trtllm run release_llm_cpu --local
 
       kfp-trtllm run release_llm_cpu --local -p source=file:///models/qwen -p model_name=qwen -p variants=int4,fp32
-    """
+    """  # noqa: D301 (click keeps lines behind this mark as they are)
     from kfp_trtllm.core import compiled
 
     path = compiled.find(pipeline)
@@ -254,10 +255,11 @@ def local_status() -> None:
     if not rows:
         click.echo("nothing runs")
         return
-    table = Table("revision", "role", "weight", "pid", "state", "endpoint", box=None, header_style="bold")
+    table = Table("revision", "role", "weight", "pid", "state", "gateway", box=None, header_style="bold")
     for row in rows:
         state = "ready" if row.alive else "dead"
-        table.add_row(row.revision, row.role, f"{row.weight} %", str(row.pid), state, row.url)
+        # The model's path would not fit a terminal, and a URL that is cut off can't be pasted.
+        table.add_row(row.revision, row.role, f"{row.weight} %", str(row.pid), state, row.url.partition("/v2/")[0])
     _console().print(table)
     for row in rows:
         if row.versions:
@@ -272,11 +274,12 @@ def local_versions(model: str, weights: tuple[str, ...]) -> None:
 
     Requests that name a version are not touched. The newest version gets everything unless weights say otherwise.
 
+    \b
     Examples:
       kfp-trtllm local versions smollm2-135m
 
       kfp-trtllm local versions smollm2-135m 1=90 2=10
-    """
+    """  # noqa: D301 (click keeps lines behind this mark as they are)
     from rich.table import Table
 
     from kfp_trtllm.core.targets.local import LocalTarget

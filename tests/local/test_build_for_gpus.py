@@ -123,7 +123,13 @@ def test_what_a_tool_leaves_is_checked(
 
 def test_tensorrt_falls_back_to_pytorch_where_it_may(gpu_machine: Any, tiny_qwen: Path) -> None:
     done = build(
-        gpu_machine, tiny_qwen, {"unsupported": True}, backend="tensorrt", variants=["bf16"], allow_fallback=True
+        gpu_machine,
+        tiny_qwen,
+        {"unsupported": True},
+        backend="tensorrt",
+        variants=["bf16"],
+        allow_fallback=True,
+        build_options={"gemm_plugin": "auto"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert only(gpu_machine, "repository")["facts"]["backend"] == "pytorch"

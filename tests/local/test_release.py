@@ -48,6 +48,18 @@ def test_first_release_then_a_canary_then_nothing_to_do(shared_machine, tiny_qwe
     assert {line.split()[0] for line in listed.splitlines()[1:]} == {"checkpoint", "engine", "repository"}
 
 
+def test_a_model_that_answers_in_one_piece_is_rolled_out_by_its_errors(shared_machine, tiny_qwen: Path) -> None:
+    for version, words in ((1, "First release"), (2, "every metric is shown to be good at alpha 0.05 (errors 0/")):
+        done = shared_machine.release(tiny_qwen, "whole", decoupled=False, model_version=version)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert words in done.stdout
+    assert "ttft" not in done.stdout.partition("decision")[2].partition("report")[0]
+    curl = re.search(r"curl -s (\S+/v2/models/whole/infer) -d '(.*)'", done.stdout)
+    assert curl, done.stdout
+    outputs = {output["name"] for output in ask(curl[1], json.loads(curl[2]))["outputs"]}  # type: ignore[attr-defined]
+    assert "text_output" in outputs
+
+
 def test_weights_exist_once_on_disk(shared_machine) -> None:
     """Checkpoint, engine and repositories share inodes: a second version adds none of the weights' bytes."""
     blobs = {path.stat().st_ino for path in (shared_machine.home / "store/blobs").rglob("*") if path.is_file()}

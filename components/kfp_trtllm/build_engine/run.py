@@ -109,7 +109,8 @@ def _cache(key: str, work: Path, store: Store) -> Iterator[Path]:
     folder.mkdir()
     if key and (known := store.lookup("cache", key)) is not None:
         with store.folder(known) as kept:
-            shutil.copytree(kept, folder, dirs_exist_ok=True)
+            # By content alone: the store's files are read-only, and the tool writes over its own.
+            shutil.copytree(kept, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
     yield folder
     if key and any(folder.iterdir()):
         store.publish("cache", key, store.put_folder(folder, kind="cache", facts={}))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kfp_trtllm.core import backends, keys, rules
 from kfp_trtllm.core import checkpoint as checkpoints
-from kfp_trtllm.core.backends.base import BuildPlan, Planned
+from kfp_trtllm.core.backends.base import BuildPlan, Planned, PlanRequest
 from kfp_trtllm.core.backends.trtllm import gpus
 from kfp_trtllm.core.manifest import CheckpointFacts, Manifest
 from kfp_trtllm.core.step import fact, leave, note
@@ -27,20 +27,21 @@ def run(spec: Planning, *, checkpoint: Path, plan: Path, report: Path | None = N
     _check_host_memory(spec, manifest)
     request = spec.request(int(spec.memory_limit_gb * 1e9) or machine_memory())
 
-    def decide(backend: str) -> tuple[BuildPlan, tuple[str, ...]]:
-        planned = backends.get(backend).plan(config, tensors, request)
+    def decide(backend: str, asked: PlanRequest) -> tuple[BuildPlan, tuple[str, ...]]:
+        planned = backends.get(backend).plan(config, tensors, asked)
         return _decided(backend, planned, manifest), planned.notes
 
     fallback: BuildPlan | None = None
     if spec.allow_fallback:
-        fallback, _ = decide("pytorch")
+        # What old options meant holds there, too; those of trtllm-build are none of LLM()'s.
+        settled = backends.get(spec.backend).check(request)
+        fallback, meant = decide("pytorch", dataclasses.replace(settled, build_options={}))
     try:
-        decided, notes = decide(spec.backend)
+        decided, notes = decide(spec.backend, request)
     except Unsupported as problem:
         if fallback is None:
             raise InvalidSpec(f"{problem} Or set allow_fallback, which takes backend pytorch then.") from None
-        decided, notes = decide("pytorch")
-        notes = (f"backend {decided.backend} instead of {spec.backend}: {problem}", *notes)
+        decided, notes = fallback, (f"backend {fallback.backend} instead of {spec.backend}: {problem}", *meant)
     else:
         decided = dataclasses.replace(decided, fallback=fallback)
     decided.write(plan)

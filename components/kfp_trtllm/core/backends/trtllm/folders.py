@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from kfp_trtllm.core.backends.base import BuildPlan, Tensor
+from kfp_trtllm.core.backends.trtllm.releases import numbers
 from kfp_trtllm.core.backends.trtllm.variants import VARIANTS
 from kfp_trtllm.core.checkpoint import read_header
-from kfp_trtllm.errors import BuildFailed, SourceError
+from kfp_trtllm.errors import BuildFailed, InvalidSpec, SourceError
 
 _PREFIX = "transformer."
 _NUMBERS = {
@@ -63,7 +64,7 @@ def check_engine(folder: Path, plan: BuildPlan) -> None:
     if not isinstance(config, dict) or not isinstance(build, dict):
         raise BuildFailed("config.json of the engine must have pretrained_config and build_config, but it has not.")
     version = str(document.get("version", ""))
-    if version != plan.trtllm_version:
+    if not _same_release(version, plan.trtllm_version):
         raise BuildFailed(
             f"the engine must be built by TensorRT-LLM {plan.trtllm_version}, which serves it, but config.json says "
             f"{version or 'nothing'}: set trtllm_version to that of the build image."
@@ -74,6 +75,14 @@ def check_engine(folder: Path, plan: BuildPlan) -> None:
         wanted = getattr(plan, name)
         if name in build and build[name] is not None and int(build[name]) < wanted:
             raise BuildFailed(f"{name} of the engine must be at least {wanted} as planned, but it is {build[name]}.")
+
+
+def _same_release(one: str, other: str) -> bool:
+    """Whether two versions are one release; what stands behind its three numbers is a build's."""
+    try:
+        return numbers(one)[:3] == numbers(other)[:3]
+    except InvalidSpec:
+        return one == other
 
 
 def _config(folder: Path, what: str) -> dict[str, Any]:
@@ -131,10 +140,12 @@ def _check_tensors(path: Path, config: Mapping[str, Any], plan: BuildPlan, rank:
         for name in tensors
         if name.startswith(f"{_PREFIX}layers.")
     }
-    # Layers are numbered within their stage; the first stages have one more where they can't be shared out evenly.
-    share = layers // plan.pp_size + (stage < layers % plan.pp_size)
-    if mine != set(range(share)):
-        raise BuildFailed(f"{path.name} must have layers 0 to {share - 1}, but has {_ranges(mine)}.")
+    # Layers are numbered within their stage (or, by some converters, within the model); the first stages have one more
+    # where they can't be shared out evenly.
+    share, extra = divmod(layers, plan.pp_size)
+    first, count = stage * share + min(stage, extra), share + (stage < extra)
+    if mine not in (set(range(count)), set(range(first, first + count))):
+        raise BuildFailed(f"{path.name} must have layers 0 to {count - 1}, but has {_ranges(mine)}.")
     for name, tensor in tensors.items():
         if name.endswith("layernorm.weight") and tensor.shape != (hidden,):
             raise BuildFailed(f"{name} in {path.name} must have {hidden} elements, but has the shape {tensor.shape}.")
