@@ -76,6 +76,7 @@ def build(checked: dsl.PipelineTask, p: dict[str, Any], on: Platform) -> Any:
                 _task(evaluate_accuracy, p, checkpoint=checkpoint, candidate=converted.outputs["converted"]),
                 "Evaluate checkpoint",
                 p,
+                whole_model=True,
             )
             building.after(_require("checkpoint accuracy", on.download(early, p)))
         built = on.heavy(building, "Build engine", p)

@@ -50,11 +50,15 @@ class Platform:
         """A task that converts, builds or measures: on a GPU where the platform has them."""
         return on_gpu(task, display_name, p) if self.has_gpus else on_cpu(task, display_name, **_HEAVY)
 
-    def toolkit(self, task: dsl.PipelineTask, display_name: str, p: Mapping[str, Any]) -> dsl.PipelineTask:
-        """A task that needs the tools of the build image, but no GPU."""
+    def toolkit(
+        self, task: dsl.PipelineTask, display_name: str, p: Mapping[str, Any], *, whole_model: bool = False
+    ) -> dsl.PipelineTask:
+        """A task that needs the tools of the build image, but no GPU; with `whole_model`, memory for the weights."""
         on_cpu(task, display_name, **_HEAVY)
         if self.has_gpus:
             task.set_container_image(p["build_image"])
+        if self.has_gpus and whole_model:
+            task.set_memory_request(p["gpu_task_memory"])
         return task
 
     def download(self, task: dsl.PipelineTask, p: Mapping[str, Any]) -> dsl.PipelineTask:
@@ -201,7 +205,9 @@ def on_gpu(
     kubernetes.add_toleration_json(task, p["tolerations"])
     # Ranks and Triton's Python backend share memory; a pod's own 64 MB end in "No space left on device".
     kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit="16Gi")
-    kubernetes.add_ephemeral_volume(task, "scratch", "/tmp", ["ReadWriteOnce"], "200Gi")
+    # Not a volume claim of the pod's own: its root would belong to root, the image runs as user 1000, and KFP has no
+    # fsGroup to mend that.
+    kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit="200Gi")
     return task
 
 

@@ -287,6 +287,9 @@ Written by `make bench`. Ratios of things measured side by side in one run; abso
 `make run` took {first:.0f} s the first time ({work:.0f} s in its tools) and {second:.0f} s the second. Its home holds
 {real / 1e6:,.0f} MB in files over 1 MB, which have {named / 1e6:,.0f} MB by name: checkpoint, engines and served repositories share inodes.
 
+Where 8 streams are less than twice 1 stream, that is the engine: without any server it does
+{found["engine, 8 streams"] / found["engine, 1 stream"]:.2f} times as much, and {eight / found["engine, 8 streams"]:.2f} of that comes through the gateway.
+
 | greedy, {MAX_TOKENS} tokens | tokens/s |
 |---|---:|
 {figures}

@@ -159,7 +159,7 @@ def probe(trtllm_version: str | None, examples: str | None, tools: tuple[str, ..
             raise InvalidSpec(
                 "tensorrt_llm is not installed here: run probe inside an image that builds, or give --trtllm-version."
             ) from None
-    reports = ask(tools or None, version=trtllm_version, examples=examples or commands.EXAMPLES)
+    reports = ask(tools or None, version=trtllm_version, examples=examples or commands.examples())
     for report in reports:
         click.echo(f"{report.state:<10} {report.tool}")
         for difference in report.differences:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cpp_templates import write_templates
 from kfp_trtllm.core.backends.trtllm.probe import probe
+from kfp_trtllm.core.quantization.casting import cast_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -121,10 +122,17 @@ def test_what_a_tool_leaves_is_checked(
     assert not list((gpu_machine.home / "store/work").iterdir())
 
 
-def test_tensorrt_falls_back_to_pytorch_where_it_may(gpu_machine: Any, tiny_qwen: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensorrt_falls_back_to_pytorch_where_it_may(
+    gpu_machine: Any, tiny_qwen: Path, tmp_path: Path, dtype: str
+) -> None:
+    source = tiny_qwen
+    if dtype == "bfloat16":  # then there is nothing to convert for pytorch
+        source = tmp_path / "bf16"
+        assert cast_checkpoint(tiny_qwen, source, dtype=dtype)
     done = build(
         gpu_machine,
-        tiny_qwen,
+        source,
         {"unsupported": True},
         backend="tensorrt",
         variants=["bf16"],
@@ -133,6 +141,16 @@ def test_tensorrt_falls_back_to_pytorch_where_it_may(gpu_machine: Any, tiny_qwen
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert only(gpu_machine, "repository")["facts"]["backend"] == "pytorch"
+
+
+def test_weights_are_converted_once_whatever_the_limits(gpu_machine: Any, tiny_qwen: Path) -> None:
+    for batch in (2, 4):
+        done = build(gpu_machine, tiny_qwen, backend="tensorrt", variants=["int8_wo"], max_batch_size=batch)
+        assert done.returncode == 0, done.stdout + done.stderr
+    reused = {e["step"]: e["reused"] for e in gpu_machine.facts() if e["event"] == "fact" and "reused" in e}
+    assert reused.get("convert_checkpoint") is True
+    assert "build_engine" not in reused
+    assert len(manifests(gpu_machine, "engine")) == 2
 
 
 def test_pytorch_knows_its_accuracy_before_a_gpu_builds(gpu_machine: Any, tiny_qwen: Path) -> None:
@@ -223,6 +241,20 @@ WRONG = [
     ({"backend": "pytorch", "variants": ["int8_wo"]}, "variant of backend pytorch must be one of"),
     ({"gpu_task_memory": "lots"}, "gpu_task_memory must be an amount as Kubernetes writes it"),
     ({"gpu_task_memory": "100k"}, "gpu_task_memory must hold the checkpoint"),
+    ({"backend": "pytorch", "layout": "cpp"}, "layout must be python with backend pytorch, but got cpp"),
+    ({"layout": "cpp", "allow_fallback": True}, "layout must be python with backend tensorrt and a fallback"),
+    ({"accuracy_gate": True, "accuracy_subject": "checkpoint"}, "accuracy_subject must be engine on backend tensorrt"),
+    ({"accuracy_gate": True, "accuracy_tasks": ["kfp_core"]}, "accuracy_tasks must be tasks that generate"),
+    (
+        {
+            "backend": "pytorch",
+            "accuracy_gate": True,
+            "accuracy_subject": "checkpoint",
+            "variants": ["fp8", "bf16"],
+        },
+        "variants must be one with accuracy_subject checkpoint",
+    ),
+    ({"gpu_count": ""}, "gpu_count must not be empty"),
     ({"layout": "cpp", "base_repository": "sha256:" + "0" * 64}, "base_repository must be empty with layout cpp"),
 ]
 

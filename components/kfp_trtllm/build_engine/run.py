@@ -29,7 +29,9 @@ def run(spec: EngineBuild, *, plan: Path, checkpoint: Path, engine: Path) -> Man
     source = Manifest.read(checkpoint)
     store = open_store(spec.store)
     fallback = decided.fallback
-    if fallback is not None and source.facts_as(CheckpointFacts).backend == fallback.backend:
+    # Backend tensorrt always converts: a checkpoint as it was fetched is the fallback's, which took it as it is.
+    converted_for = source.facts_as(CheckpointFacts).backend
+    if fallback is not None and (converted_for == fallback.backend or source.digest == fallback.checkpoint):
         decided, fallback = fallback, None
     try:
         manifest = _built(decided, source, store)

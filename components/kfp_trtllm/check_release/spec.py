@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kfp_trtllm.core import backends, rules
+from kfp_trtllm.errors import InvalidSpec
 
 # The specs of the later steps, by dotted name: the only place where one component looks into others, and only at
 # their rules.
@@ -27,6 +28,8 @@ STEPS = {
     "roll_out_canary": "Rollout",
     "close_release": "Closing",
 }
+# Tasks of ours that compare log-probabilities.
+_LOGLIKELIHOOD = frozenset({"kfp_core", "kfp_facts", "kfp_grammar", "kfp_sequences"})
 _LATER = "sha256:" + 64 * "0"  # stands for a digest that an earlier step will have made
 
 
@@ -163,6 +166,8 @@ class Release:
         backends.get(self.backend)
         rules.not_empty("variants", self.variants)
         rules.settle(self, variants=rules.texts("variants", self.variants))
+        if self.backend != "onnxruntime":
+            self._check_gpu_tasks()
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         values["repository"] = self.repository or _LATER
         for step, name in STEPS.items():
@@ -170,6 +175,36 @@ class Release:
             for variant in self.variants:
                 _build(spec_class, {**values, "variant": variant})
         return len(STEPS)
+
+    def _check_gpu_tasks(self) -> None:
+        """Rules that no step alone knows, for backends on GPUs."""
+        for name in ("gpu_count", "gpu_task_cpu", "gpu_task_memory", "build_image"):
+            # KFP takes an empty count for none at all, and an empty image for an error in the pod.
+            rules.not_empty(name, getattr(self, name))
+        if self.layout == "cpp" and (self.backend != "tensorrt" or self.allow_fallback):
+            raise InvalidSpec(
+                f"layout must be python with backend {self.backend}{' and a fallback' * self.allow_fallback}, but got "
+                "cpp, which serves built engines only."
+            )
+        if not self.accuracy_gate:
+            return
+        if self.accuracy_subject == "checkpoint":
+            if self.backend != "pytorch":
+                raise InvalidSpec(
+                    f"accuracy_subject must be engine on backend {self.backend}, whose converted checkpoints only its "
+                    "builder reads, but got 'checkpoint'."
+                )
+            if len(self.variants) > 1:
+                raise InvalidSpec(
+                    "variants must be one with accuracy_subject checkpoint, whose verdict ends the run before anything "
+                    f"is built, but got {', '.join(self.variants)}."
+                )
+        elif silent := sorted(_LOGLIKELIHOOD & set(self.accuracy_tasks)):
+            raise InvalidSpec(
+                f"accuracy_tasks must be tasks that generate (kfp_answers, kfp_chat, gsm8k, …) on backend {self.backend}, "
+                f"whose engines tell no log-probabilities of a prompt, but got {', '.join(silent)}: or set "
+                "accuracy_subject to checkpoint."
+            )
 
 
 def _build(spec_class: Any, values: dict[str, Any]) -> None:

@@ -24,13 +24,13 @@ def converted(plan: BuildPlan, source: Manifest, store: Store) -> Manifest:
         BuildFailed: Anything else that the tool says.
     """
     backend = backends.get(plan.backend)
-    with store.lock(f"converted-{plan.engine_key}"):
-        manifest = store.lookup("converted", plan.engine_key)
+    with store.lock(f"converted-{plan.conversion_key}"):
+        manifest = store.lookup("converted", plan.conversion_key)
         if manifest is not None:
             fact(reused=True, result=f"{plan.variant}, {manifest.size / 1e6:,.0f} MB")
             return manifest
         with (
-            store.workspace(f"convert-{plan.engine_key}") as work,
+            store.workspace(f"convert-{plan.conversion_key}") as work,
             store.folder(store.get(source.digest)) as folder,
             progress(f"Converting to {plan.variant}", 0, "steps") as bar,
         ):
@@ -43,6 +43,6 @@ def converted(plan: BuildPlan, source: Manifest, store: Store) -> Manifest:
             manifest = store.put_folder(
                 output, kind="checkpoint", facts=dataclasses.asdict(facts), parents=(source.digest,)
             )
-        store.publish("converted", plan.engine_key, manifest)
+        store.publish("converted", plan.conversion_key, manifest)
     fact(result=f"{plan.variant}, {manifest.size / 1e6:,.0f} MB")
     return manifest

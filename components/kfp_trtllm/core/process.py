@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 from kfp_trtllm.errors import BuildFailed, KfpTrtllmError, tail
 
 _PR_SET_PDEATHSIG = 1
+_PATIENCE_SECONDS = 0.5  # for the children of a tool that has ended, which may still have its pipe
 
 
 def die_with_parent(signum: int = signal.SIGTERM) -> None:
@@ -52,6 +55,7 @@ def run_tool(
             env={**os.environ, **(env or {})},
             cwd=cwd,
             preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+            start_new_session=True,  # so that its own children can be ended with it
         )
     except OSError as reason:
         raise error(f"can't start {argv[0]}: {reason.strerror}.") from None
@@ -60,7 +64,7 @@ def run_tool(
     line = b""
     try:
         with log.open("wb") as sink:
-            while chunk := os.read(process.stdout.fileno(), 65536):
+            while chunk := _read(process):
                 sink.write(chunk)
                 sink.flush()
                 kept.append(chunk)
@@ -68,11 +72,13 @@ def run_tool(
                     *lines, line = (line + chunk).replace(b"\r", b"\n").split(b"\n")
                     for entry in lines:
                         on_line(entry.decode(errors="replace"))
+        if on_line is not None and line:
+            on_line(line.decode(errors="replace"))
         status = process.wait()
-    except BaseException:
-        process.kill()
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # whoever of its family is left, also when it ended well
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        raise
     output = b"".join(kept).decode(errors="replace")
     if status != 0:
         how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
@@ -84,6 +90,17 @@ def run_tool(
         problem.diagnosis = diagnosis
         raise problem
     return output
+
+
+def _read(process: subprocess.Popen[bytes]) -> bytes:
+    """The next output; b"" at its end, or when the tool is gone and what it left behind says nothing more."""
+    assert process.stdout is not None
+    while True:
+        gone = process.poll() is not None
+        if select.select([process.stdout], [], [], _PATIENCE_SECONDS)[0]:
+            return os.read(process.stdout.fileno(), 65536)
+        if gone:
+            return b""
 
 
 def born(pid: int) -> str:

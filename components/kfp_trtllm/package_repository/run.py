@@ -11,6 +11,7 @@ from typing import Any
 
 from kfp_trtllm.core import backends
 from kfp_trtllm.core.backends.trtllm.launch import launch
+from kfp_trtllm.core.links import link as link_or_copy
 from kfp_trtllm.core.manifest import EngineFacts, File, Manifest, RepositoryFacts
 from kfp_trtllm.core.serving.cpp_layout import lay_out_cpp
 from kfp_trtllm.core.serving.engine import SETTINGS
@@ -51,7 +52,7 @@ def run(spec: Packaging, *, engine: Path, repository: Path) -> Packaged:
         by_path = {folder / file.path: file for file in source.files}
 
         def link(original: Path, target: Path) -> None:
-            os.link(original, target)
+            link_or_copy(original, target)
             known[target.relative_to(root).as_posix()] = by_path[original]
 
         root.mkdir()
@@ -179,7 +180,7 @@ def _take_over(
             if file.path.startswith(prefixes):
                 target = root / file.path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.link(folder / file.path, target)
+                link_or_copy(folder / file.path, target)
                 known[file.path] = file
     engines = _engines(store, base)
     for version in versions:

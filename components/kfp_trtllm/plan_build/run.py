@@ -31,19 +31,22 @@ def run(spec: Planning, *, checkpoint: Path, plan: Path, report: Path | None = N
         planned = backends.get(backend).plan(config, tensors, asked)
         return _decided(backend, planned, manifest), planned.notes
 
-    fallback: BuildPlan | None = None
-    if spec.allow_fallback:
-        # What old options meant holds there, too; those of trtllm-build are none of LLM()'s.
-        settled = backends.get(spec.backend).check(request)
-        fallback, meant = decide("pytorch", dataclasses.replace(settled, build_options={}))
+    # What old options meant holds for the fallback, too; those of trtllm-build are none of LLM()'s.
+    other = dataclasses.replace(backends.get(spec.backend).check(request), build_options={})
     try:
         decided, notes = decide(spec.backend, request)
     except Unsupported as problem:
-        if fallback is None:
+        if not spec.allow_fallback:
             raise InvalidSpec(f"{problem} Or set allow_fallback, which takes backend pytorch then.") from None
-        decided, notes = fallback, (f"backend {fallback.backend} instead of {spec.backend}: {problem}", *meant)
+        decided, meant = decide("pytorch", other)
+        notes = (f"backend {decided.backend} instead of {spec.backend}: {problem}", *meant)
     else:
-        decided = dataclasses.replace(decided, fallback=fallback)
+        if spec.allow_fallback:
+            try:
+                fallback, _ = decide("pytorch", other)
+                decided = dataclasses.replace(decided, fallback=fallback)
+            except (InvalidSpec, Unsupported) as problem:
+                notes = (*notes, f"there is nothing to fall back to: {problem}")
     decided.write(plan)
     facts = manifest.facts_as(CheckpointFacts)
     for text in notes:

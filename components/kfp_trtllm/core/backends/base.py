@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from kfp_trtllm.core import keys
 from kfp_trtllm.errors import StoreError
 
 
@@ -149,6 +150,19 @@ class BuildPlan:
     def world_size(self) -> int:
         """Ranks, each on a GPU of its own."""
         return self.tp_size * self.pp_size
+
+    @property
+    def conversion_key(self) -> str:
+        """Key in the store's index of the checkpoint to build from: what of the plan its weights depend on."""
+        return keys.key(
+            checkpoint=self.checkpoint,
+            backend=self.backend,
+            variant=self.variant,
+            kv_cache_dtype=self.kv_cache_dtype,
+            ranks=[self.tp_size, self.pp_size],
+            options={name: value for name, value in self.options.items() if name not in ("build", "llm_args")},
+            versions=dict(self.versions),
+        )
 
     def write(self, path: str | Path) -> None:
         """Writes the plan as JSON."""

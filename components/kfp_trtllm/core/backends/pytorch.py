@@ -8,16 +8,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kfp_trtllm.core.backends.base import BuildPlan, Planned, PlanRequest, Tensor
-from kfp_trtllm.core.backends.trtllm import llm_args, planning
+from kfp_trtllm.core.backends.trtllm import devices, llm_args, planning
 from kfp_trtllm.core.backends.trtllm.backend import TrtLlmBackend
 from kfp_trtllm.core.backends.trtllm.variants import VARIANTS
 from kfp_trtllm.core.checkpoint import read_config, read_headers
+from kfp_trtllm.core.links import link
 from kfp_trtllm.errors import BuildFailed, InvalidSpec
 
 ARGUMENTS = "llm_args.json"  # in the engine folder, for people: what LLM() gets besides the limits
@@ -34,28 +34,32 @@ class PyTorch(TrtLlmBackend):
 
     def check(self, request: PlanRequest) -> PlanRequest:
         """See `base.Backend`."""
-        settled = planning.settle(request, self.name).request
-        llm_args.check_llm_args(settled.build_options, settled.trtllm_version, backend=self.name)
+        return self._settle(request).request
+
+    def _settle(self, request: PlanRequest) -> planning.Settled:
+        """What needs no checkpoint."""
+        settled = planning.settle(request, self.name)
+        asked = settled.request
+        llm_args.check_llm_args(asked.build_options, asked.trtllm_version, backend=self.name)
+        if asked.kv_cache_dtype != "auto" and not VARIANTS[asked.variant].modelopt:
+            raise InvalidSpec(
+                f"kv_cache_dtype must be auto with variant {asked.variant}, whose checkpoint is not calibrated, but got "
+                f"{asked.kv_cache_dtype!r}: take fp8 for both."
+            )
         return settled
 
     def plan(self, config: Mapping[str, Any], tensors: Sequence[Tensor], request: PlanRequest) -> Planned:
         """See `base.Backend`."""
-        settled = planning.settle(request, self.name)
+        settled = self._settle(request)
         request, notes = settled.request, list(settled.notes)
-        llm_args.check_llm_args(request.build_options, request.trtllm_version, backend=self.name)
         _, memory = planning.fit(config, tensors, request, self.name)
         options: dict[str, Any] = {"llm_args": dict(request.build_options)}
-        versions = planning.tool_versions(request.trtllm_version)
+        versions = planning.tool_versions(request)
         if VARIANTS[request.variant].modelopt:
             calibration = planning.calibration(request)
             # Where a file lies says nothing about what is in it, so its digest is in the key, too.
             options["calibration"] = {**dataclasses.asdict(calibration), "digest": calibration.digest()}
             versions[_QUANTIZER] = _installed(_QUANTIZER)
-        elif request.kv_cache_dtype != "auto":
-            raise InvalidSpec(
-                f"kv_cache_dtype must be auto with variant {request.variant}, whose checkpoint is not calibrated, but "
-                f"got {request.kv_cache_dtype!r}: take fp8 for both."
-            )
         if request.variant not in _LISTED:
             notes.append(
                 f"{request.variant} is not in TensorRT-LLM's list of what its PyTorch backend runs: try it before you "
@@ -72,6 +76,7 @@ class PyTorch(TrtLlmBackend):
         from kfp_trtllm.core.quantization.runner import quantize_checkpoint
 
         variant = VARIANTS[plan.variant]
+        devices.check(plan.gpu_kind, plan.world_size)
         if not variant.modelopt:
             return cast_checkpoint(checkpoint, output, dtype=variant.dtype, on_progress=on_progress)
         chosen = {name: value for name, value in plan.options["calibration"].items() if name != "digest"}
@@ -115,9 +120,10 @@ class PyTorch(TrtLlmBackend):
         output.mkdir()
         files = sorted(path for path in checkpoint.iterdir() if path.is_file())
         for done, path in enumerate(files):
-            os.link(path, output / path.name)
+            link(path, output / path.name)
             on_progress(done + 1, len(files))
         document = {"architecture": (config.get("architectures") or [""])[0], **plan.options["llm_args"]}
+        (output / ARGUMENTS).unlink(missing_ok=True)  # the checkpoint's would be written over in the store
         (output / ARGUMENTS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         return plan
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from kfp_trtllm.core.backends.trtllm.backend import TrtLlmBackend
 from kfp_trtllm.core.backends.trtllm.variants import VARIANTS
 from kfp_trtllm.core.checkpoint import read_config
 from kfp_trtllm.core.doctor.retries import shrink
+from kfp_trtllm.core.links import link
 from kfp_trtllm.core.process import run_tool
 from kfp_trtllm.core.step import note
 from kfp_trtllm.errors import BuildFailed, Unsupported
 
-EXAMPLES_VARIABLE = "TENSORRT_LLM_EXAMPLES"  # where the image has TensorRT-LLM's examples/, if not in NVIDIA's place
 _TIMING_CACHE = "model.cache"
 _RANK = re.compile(r"rank ?(\d+)", re.IGNORECASE)
 _WEIGHT_ONLY = {"int8_wo": "int8", "int4_wo": "int4"}
@@ -69,7 +68,7 @@ class TensorRt(TrtLlmBackend):
             request=request,
             memory=memory,
             options=options,
-            versions=planning.tool_versions(request.trtllm_version),
+            versions=planning.tool_versions(request),
             notes=settled.notes,
         )
 
@@ -79,6 +78,7 @@ class TensorRt(TrtLlmBackend):
         """See `base.Backend`: runs the image's convert_checkpoint.py or quantize.py."""
         from kfp_trtllm.core.quantization.casting import copy_companions
 
+        devices.check(plan.gpu_kind, plan.world_size)
         dataset = _calibration_set(plan, output.with_name("calibration"))
         argv = _render_convert(plan.options, plan.trtllm_version, str(checkpoint), str(output), dataset)
         _run(argv, log=log, ranks=plan.world_size, on_progress=on_progress)
@@ -129,15 +129,13 @@ class TensorRt(TrtLlmBackend):
                     note(f"{problem.diagnosis.cause} Trying again without the timing cache.")
                     timing.unlink()
                     dropped = True
-                elif retry == "other_backend":
-                    raise Unsupported(str(problem)) from None
                 else:
                     raise
         folders.check_engine(output, plan)
         for path in sorted(checkpoint.iterdir()):
             # The tokenizer, the chat template and the generation settings, which convert put beside the weights.
             if path.is_file() and path.suffix != ".safetensors" and not (output / path.name).exists():
-                os.link(path, output / path.name)
+                link(path, output / path.name)
         return plan
 
     def serving_options(self, facts: Mapping[str, Any], *, versions: int, memory_fraction: float) -> Mapping[str, Any]:
@@ -189,7 +187,7 @@ def _render_convert(options: Mapping[str, Any], version: str, checkpoint: str, o
         {**options["convert"], **folders_},
         version=version,
         family=options["family"],
-        examples=os.environ.get(EXAMPLES_VARIABLE, commands.EXAMPLES),
+        examples=commands.examples(),
     )
 
 

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kfp_trtllm.core.links import link
 from kfp_trtllm.core.manifest import File, Manifest
 from kfp_trtllm.core.step import note
 from kfp_trtllm.core.store.base import SCHEMA, Entry, Fault
@@ -41,17 +42,6 @@ def hash_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link; a read-only copy where the file system allows none."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
-            raise
-        shutil.copyfile(source, target)
-        target.chmod(0o444)
 
 
 def walk(folder: Path) -> list[Path]:
@@ -151,7 +141,7 @@ class FileStore:
             # Link under another name, then rename: a reader never sees a blob that is not whole, and a
             # truncated one that lies there is replaced.
             fresh = self.root / "work" / f".{uuid.uuid4().hex}"
-            _link(path, fresh)
+            link(path, fresh)
             os.replace(fresh, blob)
         return File(path=name, size=size, sha256=digest)
 
@@ -226,7 +216,7 @@ class FileStore:
                 for file in manifest.files:
                     target = building / file.path
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    _link(self._blob(file.sha256), target)
+                    link(self._blob(file.sha256), target)
                 os.rename(building, folder)
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)

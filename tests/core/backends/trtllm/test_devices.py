@@ -28,7 +28,9 @@ def test_enough_gpus_of_the_kind_pass(smi: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "status", "message"),
     [
-        ("NVIDIA A100-SXM4-80GB, 8.0", 0, "l4 has compute capability 8.9, but here is NVIDIA A100-SXM4-80GB with 8.0"),
+        ("NVIDIA A100-SXM4-80GB, 8.0", 0, "l4 was planned for, but here is NVIDIA A100-SXM4-80GB (a100-80)"),
+        ("NVIDIA L40S, 8.9", 0, "l4 was planned for, but here is NVIDIA L40S (l40s)"),
+        ("NVIDIA Next, 12.0", 0, "l4 has compute capability 8.9, but here is NVIDIA Next with 12.0"),
         ("NVIDIA L4, 8.9", 0, "gpu_count must be at least 2 on this node, but 1 GPUs are here"),
         ("No devices were found", 0, "but 0 GPUs are here"),
         ("NVIDIA-SMI has failed", 9, "nvidia-smi exited with status 9: NVIDIA-SMI has failed"),

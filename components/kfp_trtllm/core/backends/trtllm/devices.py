@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from kfp_trtllm.core.backends.trtllm.gpus import gpu
+from kfp_trtllm.core.backends.trtllm.gpus import GPUS, gpu
 from kfp_trtllm.errors import BuildFailed
 
 
@@ -34,6 +34,13 @@ def check(kind: str, count: int) -> None:
     wanted = gpu(kind)
     capability = "{}.{}".format(*wanted.compute_capability)
     for name, theirs in found:
+        # The GPU operator makes its label of this very name.
+        kinds = [other.name for other in GPUS.values() if name.replace(" ", "-") in other.product_labels]
+        if kinds and kind not in kinds:
+            raise BuildFailed(
+                f"gpu_kind must be that of the node: {kind} was planned for, but here is {name} ({', '.join(kinds)}). Mend "
+                "node_selector, or set gpu_kind."
+            )
         if theirs != capability:
             raise BuildFailed(
                 f"gpu_kind must be that of the node: {kind} has compute capability {capability}, but here is {name} "

@@ -145,9 +145,13 @@ def fit(
     return known, fitted.memory
 
 
-def tool_versions(version: str) -> dict[str, str]:
-    """What an engine depends on: TensorRT-LLM, and where a release's row tells it, TensorRT and CUDA."""
-    found = {"tensorrt_llm": version}
+def tool_versions(request: PlanRequest) -> dict[str, str]:
+    """What an engine depends on: TensorRT-LLM, the image, and where a release's row tells it, TensorRT and CUDA.
+
+    An image given by tag is trusted to stay what it is; one given by digest needs no trust.
+    """
+    version = request.trtllm_version
+    found = {"tensorrt_llm": version} | ({"image": request.build_image} if request.build_image else {})
     if any(row.trtllm == version for row in releases.RELEASES):
         row = releases.release(version)
         found |= {"tensorrt": row.tensorrt, "cuda": row.cuda}

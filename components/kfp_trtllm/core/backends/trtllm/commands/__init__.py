@@ -34,6 +34,7 @@ EXAMPLES = "/app/tensorrt_llm/examples"  # where NVIDIA's release image has Tens
 # The image's own Python, which has tensorrt_llm and the packages that it was tested with; ours may have newer ones.
 PYTHON_VARIABLE = "TENSORRT_LLM_PYTHON"
 PYTHON = "python3"
+EXAMPLES_VARIABLE = "TENSORRT_LLM_EXAMPLES"  # where the image has TensorRT-LLM's examples/, if not in NVIDIA's place
 
 TOOLS: Mapping[str, Tool] = {
     "bench build": BENCH_BUILD,
@@ -45,6 +46,11 @@ TOOLS: Mapping[str, Tool] = {
     "quantize": QUANTIZE,
     "serve": SERVE,
 }
+
+
+def examples() -> str:
+    """The folder examples/ of the TensorRT-LLM here."""
+    return os.environ.get(EXAMPLES_VARIABLE, EXAMPLES)
 
 
 def find(tool: str) -> Tool:
