@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,10 @@ def test_a_fraction_that_the_user_gave_stays() -> None:
     assert options["kv_cache_config"] == {"free_gpu_memory_fraction": 0.5}
 
 
-def test_loading_without_tensorrt_llm_says_where_to_run(checkpoint: Path, tmp_path: Path) -> None:
+def test_loading_without_tensorrt_llm_says_where_to_run(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_llm", None)  # also where other tests have put a stand-in on the path
     engine, _ = build("bf16", checkpoint, tmp_path)
-    with pytest.raises(
-        BuildFailed, match="can't be loaded: adapter pytorch needs another image: No module named 'tensorrt_llm'"
-    ):
+    with pytest.raises(BuildFailed, match="can't be loaded: adapter pytorch needs another image: "):
         PyTorch().load(engine, FACTS)
