@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -259,3 +260,13 @@ def test_servers_are_found_by_their_token_and_ended_with_their_children(tmp_path
     finally:
         processes.stop(tmp_path, ["one", "two"], grace_seconds=0)
     assert processes.marked(tmp_path) == {}
+
+
+def test_ports_are_chosen_by_one_process_at_a_time() -> None:
+    script = (
+        "import time; from kfp_trtllm.core.targets.local import loopback\n"
+        "with loopback.choosing_ports():\n    print(time.monotonic(), flush=True); time.sleep(0.5); print(time.monotonic())"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    spans = sorted(tuple(map(float, process.communicate(timeout=60)[0].split())) for process in running)
+    assert all(before[1] <= after[0] + 0.01 for before, after in itertools.pairwise(spans)), spans

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import socket
-from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 ADDRESS = "127.0.0.1"
+_CHOOSING_SECONDS = 30.0  # longer than a gateway takes to start
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,26 @@ def is_free(port: int) -> bool:
         except (OSError, OverflowError):
             return False
     return True
+
+
+@contextmanager
+def choosing_ports() -> Iterator[None]:
+    """Only one process of this machine at a time chooses a port and starts a server on it.
+
+    Caddy lets others listen on its port: two that start at once on a port which both found free would share it, and
+    answer for each other. The lock is a name, not a file, so it is free again whenever its holder dies.
+    """
+    deadline = time.monotonic() + _CHOOSING_SECONDS
+    with socket.socket(socket.AF_UNIX) as holder:
+        while True:
+            try:
+                holder.bind("\0kfp-trtllm-ports")
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    break  # no such names here, or somebody hangs: better a small chance of a clash than no gateway
+                time.sleep(0.02)
+        yield
 
 
 def free_ports(count: int, taken: Collection[int] = ()) -> list[int]:

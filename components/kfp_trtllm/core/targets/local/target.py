@@ -508,8 +508,9 @@ class LocalTarget:
                 gateway.load(state.gateway, config)
             return
         for _ in range(_PORT_ATTEMPTS):
-            if self._start_gateway(state):
-                return
+            with loopback.choosing_ports():
+                if self._start_gateway(state):
+                    return
         raise DeployFailed(
             "the gateway did not start; the end of its log:\n"
             + tail(triton.read_log(self._gateway_folder / "caddy.log"))
