@@ -249,7 +249,7 @@ def _summary(console: Console, run: _Run, seconds: float, folder: Path) -> None:
         model = run.fact("model")
         console.print(f"endpoint  {endpoint}/v2/models/{model}")
         console.print("\ntry it:")
-        console.print(_curl(endpoint, model, decoupled=bool(run.fact("decoupled"))), soft_wrap=True)
+        console.print(_curl(endpoint, model, decoupled=bool(run.fact("decoupled"))), soft_wrap=True, markup=False)
 
 
 def _curl(endpoint: str, model: str, *, decoupled: bool) -> str:

@@ -109,6 +109,7 @@ def _grpc(spec: SmokeTest, endpoint: Endpoint, revision: Revision) -> str:
         spec.smoke_prompt,
         max_tokens=spec.smoke_max_tokens,
         apply_chat_template=revision.facts.chat_template,
+        stream=revision.facts.decoupled,
         timeout=float(spec.smoke_timeout_seconds),
     )
     return _judge(spec, answer)
