@@ -52,14 +52,12 @@ class TrtLlmBackend:
         self, options: Mapping[str, Any], facts: Mapping[str, Any], *, versions: int, memory_fraction: float
     ) -> dict[str, Any]:
         """Arguments of LLM() for an engine that shares its GPUs with other versions; `options` are the user's."""
-        cache = dict(options.get("kv_cache_config", {}))
-        if "max_tokens" not in cache:
-            cache.setdefault("free_gpu_memory_fraction", llm_args.shared_fraction(versions, memory_fraction))
         return llm_args.engine_options(
-            {**options, "kv_cache_config": cache},
+            options,
             backend=self.name,
             version=str(facts["trtllm_version"]),
             tp_size=int(facts["tp_size"]),
             pp_size=int(facts["pp_size"]),
             versions=versions,
+            memory_fraction=memory_fraction,
         )

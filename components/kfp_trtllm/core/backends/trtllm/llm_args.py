@@ -146,7 +146,14 @@ def _unknown_key(key: str, known: frozenset[str], what: str, backend: str) -> st
 
 
 def engine_options(
-    options: Mapping[str, Any], *, backend: str, version: str, tp_size: int = 1, pp_size: int = 1, versions: int = 1
+    options: Mapping[str, Any],
+    *,
+    backend: str,
+    version: str,
+    tp_size: int = 1,
+    pp_size: int = 1,
+    versions: int = 1,
+    memory_fraction: float = TOTAL_FRACTION,
 ) -> dict[str, Any]:
     """The options that go into a version's serving.json.
 
@@ -157,6 +164,7 @@ def engine_options(
         tp_size: Tensor parallel ranks.
         pp_size: Pipeline parallel ranks.
         versions: Versions that are served on the same GPUs, this one counted; see `shared_fraction`.
+        memory_fraction: Fraction of the memory that all of them may take for keys and values.
 
     Raises:
         InvalidSpec: See `check_llm_args`.
@@ -169,7 +177,7 @@ def engine_options(
         values["pipeline_parallel_size"] = pp_size
     cache = dict(values.get("kv_cache_config", {}))
     if "max_tokens" not in cache:
-        cache.setdefault("free_gpu_memory_fraction", shared_fraction(versions))
+        cache.setdefault("free_gpu_memory_fraction", shared_fraction(versions, memory_fraction))
     values["kv_cache_config"] = cache
     if (
         backend == "pytorch"
